@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: schedules, processes, parameterizations, denoisers. It depends on torch alone."""

@@ -1,0 +1,1 @@
+"""Samplers and what goes with them: grids, tables, guidance, codecs, conditioners."""

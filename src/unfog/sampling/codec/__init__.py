@@ -1,0 +1,1 @@
+"""Codecs: data to latent and back."""

@@ -1,0 +1,1 @@
+"""Conditioners: raw conditions to tensors, and their null."""

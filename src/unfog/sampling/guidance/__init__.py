@@ -1,0 +1,1 @@
+"""Guidance: denoisers around a denoiser."""

@@ -1,0 +1,161 @@
+"""The loop of the samplers: noise in, data out, one denoiser call a row.
+
+Samplers are values without state: two requests may share one, and each call starts afresh. Progress and streaming
+need no callbacks: ``steps`` is an iterator.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from unfog.diffusion.denoiser import Cond, Denoiser
+from unfog.diffusion.random import Purpose, Rng
+from unfog.diffusion.schedule import Schedule
+from unfog.sampling.table import Move, Node, Row, grid_nodes
+
+_NOISE_AT_ONCE = 1 << 22  # numbers of noise drawn ahead, so that few large draws replace many small ones
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is seen after each evaluation.
+
+    Attributes:
+        index: number of the evaluation, from 0.
+        t: the time that ``x`` belongs to; at the last step the end of the grid, usually 0.
+        x: the state after the step: ``x_t``, and at the last step the sample.
+        x0: the estimate that led there.
+    """
+
+    index: int
+    t: Tensor
+    x: Tensor
+    x0: Tensor
+
+
+class Sampler(ABC):
+    """The interface."""
+
+    @abstractmethod
+    def steps(
+        self, denoiser: Denoiser, x: Tensor, times: Tensor, cond: Cond | None = None, *, rng: Rng
+    ) -> Iterator[Step]:
+        """Run from noise to data.
+
+        Args:
+            denoiser: estimates x0.
+            x: ``(B, ...)`` the state at ``times[0]``.
+            times: ``(N + 1,)`` times that fall strictly, from a ``grid``.
+            cond: the condition, by name, each ``(B, ...)``.
+            rng: one key per sample.
+
+        Yields:
+            A ``Step`` after each evaluation of the denoiser.
+        """
+
+    @abstractmethod
+    def evaluations(self, steps: int) -> int:
+        """Return how often the denoiser is called on a grid of ``steps`` steps."""
+
+
+class TableSampler(Sampler):
+    """A sampler that is a table: a method gives its rows, the loop is common.
+
+    Attributes:
+        order: claimed order of convergence, on deterministic tables of the solution and on others of the moments.
+    """
+
+    order: ClassVar[int]
+
+    @abstractmethod
+    def rows(self, grid: Sequence[Node]) -> Iterable[Row]:
+        """Return the rows of the table for the nodes of a grid."""
+
+    @final
+    def table(self, schedule: Schedule, times: Tensor) -> list[Row]:
+        """Return the whole table: to be printed, plotted, stored or proven."""
+        return list(self.rows(grid_nodes(schedule, times)))
+
+    @final
+    def steps(
+        self, denoiser: Denoiser, x: Tensor, times: Tensor, cond: Cond | None = None, *, rng: Rng
+    ) -> Iterator[Step]:
+        rows = self.table(denoiser.process.schedule, times)
+        denoiser = denoiser.begin()
+        depth = max(len(move.x0) for row in rows for move in row.moves)
+        noise = _noise(rows, x, rng)
+        # Times stay float64 where the device has it, so that a level of a table is met exactly.
+        dtype = torch.float32 if x.device.type == "mps" else torch.float64
+        evaluated = torch.tensor([row.t for row in rows], dtype=dtype).to(x.device).unbind()
+        reached = torch.tensor([row.s for row in rows], dtype=dtype).to(x.device).unbind()
+        state, point, estimates = x, x, list[Tensor]()
+        for index, row in enumerate(rows):
+            x0 = denoiser(point, evaluated[index], cond).x0
+            estimates = [x0, *estimates[: depth - 1]]
+            for move in row.moves:
+                point = _apply(move, state, estimates, noise)
+                if move.commits:
+                    state = point
+            yield Step(index, reached[index], point, x0)
+
+    def evaluations(self, steps: int) -> int:
+        """Return how often the denoiser is called on a grid of ``steps`` steps (hook: one a step)."""
+        return steps
+
+
+def sample(
+    denoiser: Denoiser, sampler: Sampler, times: Tensor, x: Tensor, cond: Cond | None = None, *, rng: Rng
+) -> Tensor:
+    """Run a sampler to its end and return the sample, shaped like ``x``.
+
+    Args:
+        denoiser: estimates x0.
+        sampler: the method.
+        times: ``(N + 1,)`` times that fall strictly, from a ``grid``.
+        x: ``(B, ...)`` pure noise, from ``denoiser.process.prior``.
+        cond: the condition, by name, each ``(B, ...)``.
+        rng: one key per sample.
+
+    Raises:
+        FloatingPointError: if the result is not finite; the message names the samples.
+    """
+    last = None
+    for step in sampler.steps(denoiser, x, times, cond, rng=rng):
+        last = step
+    if last is None:
+        raise ValueError("the sampler made no step: the grid is empty")
+    require_finite(last.x)
+    return last.x
+
+
+def require_finite(x: Tensor) -> None:
+    """Raise ``FloatingPointError`` naming the samples of ``x`` ``(B, ...)`` that are not finite."""
+    finite = x.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        bad = (~finite).nonzero().flatten().tolist()
+        raise FloatingPointError(
+            f"samples {bad[:10]} of {len(x)} are not finite: the denoiser answered with NaN or infinity; "
+            "check the checkpoint with 'unfog inspect run', and lower the guidance scale if it is large"
+        )
+
+
+def _apply(move: Move, state: Tensor, estimates: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
+    result = state * move.x
+    for weight, x0 in zip(move.x0, estimates, strict=False):
+        result = result.add_(x0, alpha=weight)
+    if move.noise > 0:
+        result = result.add_(next(noise), alpha=move.noise)
+    return result
+
+
+def _noise(rows: Sequence[Row], x: Tensor, rng: Rng) -> Iterator[Tensor]:
+    """Yield the noise of each move that wants some, drawn several moves at once."""
+    count = sum(move.noise > 0 for row in rows for move in row.moves)
+    ahead = max(1, _NOISE_AT_ONCE // max(1, x.numel()))
+    for start in range(0, count, ahead):
+        steps = range(start, min(start + ahead, count))
+        yield from rng.normals(x.shape[1:], Purpose.STEP, steps).to(x).unbind()

@@ -1,0 +1,1 @@
+"""Tasks: ways of learning."""

@@ -1,0 +1,41 @@
+"""What a trainer optimises: a task says which modules learn and what is minimised."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from unfog.data.batch import Batch
+from unfog.diffusion.random import Rng
+
+
+class Loss(NamedTuple):
+    """A loss and what it is made of.
+
+    Attributes:
+        total: scalar, the mean over the examples of the batch, with its graph.
+        parts: detached scalars to be logged, each a mean over the examples.
+    """
+
+    total: Tensor
+    parts: Mapping[str, Tensor]
+
+
+class Task(nn.Module, ABC):
+    """One way of learning."""
+
+    @abstractmethod
+    def players(self) -> Mapping[str, nn.Module]:
+        """Return the modules that are trained, by name; more than one when they oppose each other."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, player: str, *, rng: Rng) -> Loss:
+        """Return the loss of one player on a batch.
+
+        Args:
+            batch: the examples.
+            player: a key of ``players()``.
+            rng: one key per example; every draw must come from it (dropout inside networks excepted, which the
+                trainer seeds).
+        """

@@ -1,0 +1,1 @@
+"""Training, for every task: the loop, the optimiser, averages of the weights, and runs that survive being stopped."""

@@ -1,0 +1,158 @@
+import math
+
+import pytest
+import torch
+
+from unfog.diffusion.nn.embed import Embedder, Fourier, Sinusoidal, positions, sinusoids
+
+IMAGES = torch.zeros(3, 1, 4, 4)
+LEVELS = torch.tensor([0.0, 10.0, 999.0])
+
+
+def embedder(
+    time: Sinusoidal | Fourier | None = None, classes: int | None = None, vector: int | None = None
+) -> Embedder:
+    torch.manual_seed(0)
+    return Embedder(time or Sinusoidal(), 16, 8, num_classes=classes, vector_dim=vector)
+
+
+@pytest.mark.parametrize("kind", [Sinusoidal(), Sinusoidal(freq_shift=1, sin_first=True)])
+def test_each_frequency_contributes_a_point_on_the_unit_circle(kind: Sinusoidal) -> None:
+    features = sinusoids(LEVELS.double(), 16, kind)
+    radius = features[:, :8] ** 2 + features[:, 8:] ** 2
+    torch.testing.assert_close(radius, torch.ones_like(radius))
+
+
+def test_the_last_ddpm_frequency_is_the_longest_period() -> None:
+    feature = sinusoids(torch.tensor([5000.0]).double(), 16, Sinusoidal(freq_shift=1, sin_first=True))[0, 7]
+    assert feature.item() == pytest.approx(math.sin(0.5), abs=1e-12)
+
+
+def test_the_adm_frequencies_stop_one_step_before_the_longest_period() -> None:
+    feature = sinusoids(torch.tensor([5000.0]).double(), 16, Sinusoidal())[0, 7]
+    assert feature.item() == pytest.approx(math.cos(5000 * 10000 ** (-7 / 8)), abs=1e-12)
+
+
+def test_sines_and_cosines_change_places_with_the_order() -> None:
+    first, second = sinusoids(LEVELS, 16, Sinusoidal()), sinusoids(LEVELS, 16, Sinusoidal(sin_first=True))
+    assert torch.equal(first, second.roll(8, dims=1))
+
+
+def test_neighbouring_levels_stay_apart_in_a_bfloat16_network() -> None:
+    network = embedder().to(torch.bfloat16)
+    levels = torch.arange(1000.0)
+    features = network.expand(levels).to(torch.bfloat16)
+    assert len(features.unique(dim=0)) == 1000
+
+
+def test_fourier_frequencies_survive_a_cast_to_bfloat16() -> None:
+    network = embedder(Fourier())
+    before = network.expand(LEVELS)
+    assert torch.equal(network.to(torch.bfloat16).expand(LEVELS), before)
+
+
+def test_fourier_frequencies_are_part_of_the_weights() -> None:
+    network, other = embedder(Fourier()), Embedder(Fourier(), 16, 8)
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(network.expand(LEVELS), other.expand(LEVELS))
+
+
+def test_fourier_frequencies_have_the_stated_scale() -> None:
+    torch.manual_seed(0)
+    network = Embedder(Fourier(scale=16.0), 8192, 4)
+    level = torch.tensor([1e-4], dtype=torch.float64)  # phases below 0.1, so that sines are nearly linear
+    frequencies = network.expand(level)[0, 4096:].asin() / (2 * math.pi * 1e-4)
+    # 4096 normal draws estimate their deviation to 1.1 percent.
+    assert frequencies.std().item() == pytest.approx(16.0, rel=0.05)
+
+
+def test_float64_images_get_float64_phases() -> None:
+    network = embedder().double()
+    image = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    with torch.no_grad():
+        levels = torch.tensor([500.0, 500.0 + 1e-9], dtype=torch.float64)
+        near = network(levels[0], label=None, vector=None, like=image)
+        far = network(levels[1], label=None, vector=None, like=image)
+    assert not torch.equal(near, far)
+
+
+def test_one_level_for_all_equals_a_level_each() -> None:
+    network = embedder()
+    one = network(torch.tensor(10.0), label=None, vector=None, like=IMAGES)
+    each = network(torch.full((3,), 10.0), label=None, vector=None, like=IMAGES)
+    assert torch.equal(one, each)
+
+
+def test_no_label_is_the_null_class() -> None:
+    network = embedder(classes=5)
+    missing = network(LEVELS, label=None, vector=None, like=IMAGES)
+    null = network(LEVELS, label=torch.full((3,), 5), vector=None, like=IMAGES)
+    assert torch.equal(missing, null)
+
+
+def test_classes_and_vectors_change_the_embedding() -> None:
+    network = embedder(classes=5, vector=2)
+    label, vector = torch.tensor([0, 1, 2]), torch.randn(3, 2)
+    base = network(LEVELS, label=label, vector=vector, like=IMAGES)
+    other_label = network(LEVELS, label=label + 1, vector=vector, like=IMAGES)
+    other_vector = network(LEVELS, label=label, vector=-vector, like=IMAGES)
+    assert (base != other_label).any(dim=1).all()
+    assert (base != other_vector).any(dim=1).all()
+
+
+@pytest.mark.parametrize(
+    ("classes", "vector_dim", "label", "vector", "message"),
+    [
+        (None, None, torch.zeros(3, dtype=torch.int64), None, "without classes"),
+        (5, None, torch.zeros(2, dtype=torch.int64), None, "label has shape"),
+        (None, None, None, torch.zeros(3, 2), "without vectors"),
+        (None, 2, None, None, "needs vector"),
+        (None, 2, None, torch.zeros(3, 4), "vector has shape"),
+    ],
+)
+def test_conditions_that_do_not_fit_are_refused(
+    classes: int | None,
+    vector_dim: int | None,
+    label: torch.Tensor | None,
+    vector: torch.Tensor | None,
+    message: str,
+) -> None:
+    network = embedder(classes=classes, vector=vector_dim)
+    with pytest.raises(ValueError, match=message):
+        network(LEVELS, label=label, vector=vector, like=IMAGES)
+
+
+def test_labels_that_are_not_integers_are_refused() -> None:
+    with pytest.raises(TypeError, match="expected int64"):
+        embedder(classes=5)(LEVELS, label=torch.zeros(3), vector=None, like=IMAGES)
+
+
+def test_noise_levels_of_16_bits_are_refused() -> None:
+    with pytest.raises(TypeError, match="too coarse"):
+        embedder()(LEVELS.bfloat16(), label=None, vector=None, like=IMAGES)
+
+
+def test_noise_levels_of_another_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="c_noise has shape"):
+        embedder()(LEVELS[:2], label=None, vector=None, like=IMAGES)
+
+
+@pytest.mark.parametrize("wrong", [{"max_period": 1.0}, {"freq_shift": 2}])
+def test_impossible_sinusoids_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Sinusoidal(**wrong)
+
+
+def test_a_fourier_scale_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="scale"):
+        Fourier(scale=0.0)
+
+
+def test_cells_keep_their_position_when_the_grid_grows() -> None:
+    small = positions(2, 3, 16, like=IMAGES).view(2, 3, 16)
+    large = positions(5, 4, 16, like=IMAGES).view(5, 4, 16)
+    assert torch.equal(small, large[:2, :3])
+
+
+def test_no_two_cells_share_a_position() -> None:
+    assert len(positions(32, 32, 16, like=IMAGES).unique(dim=0)) == 1024
