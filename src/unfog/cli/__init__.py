@@ -1,0 +1,15 @@
+"""The command line."""
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``unfog`` and return its exit status: 0, 2 for what the user can mend, 128 + n after signal n.
+
+    Args:
+        arguments: what follows ``unfog``; those of the process unless given.
+    """
+    from unfog.cli.app import run
+
+    return run(sys.argv[1:] if arguments is None else list(arguments))

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unfog.diffusion.checks import require
 from unfog.diffusion.random import Purpose, Rng
 from unfog.diffusion.schedule import Schedule
 from unfog.diffusion.shapes import align
@@ -80,6 +81,7 @@ class Gaussian(Process):
         return self.noise_schedule
 
     def noise_like(self, x0: Tensor, *, rng: Rng) -> Tensor:
+        require(len(rng) == len(x0), f"one key per example: {len(x0)}, not {len(rng)}")
         return rng.normal(x0.shape[1:], Purpose.NOISE).to(x0)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -99,13 +101,13 @@ class Gaussian(Process):
         return rng.normal(shape, Purpose.PRIOR).to(device=device, dtype=dtype).mul_(sigma)
 
     def kernel(self, s: Tensor, t: Tensor) -> Kernel:
-        """Return q(x_t | x_s) for times ``s <= t``; with s = 0 and sigma_0 = 0 it is q(x_t | x0)."""
+        """Return q(x_t | x_s) for times ``s < t``; with s = 0 and sigma_0 = 0 it is q(x_t | x0)."""
         alpha_s, sigma_s, alpha_t, sigma_t = self._scales(s, t)
         scale = alpha_t / alpha_s
         return Kernel(scale, sigma_t * self._kept(alpha_s, sigma_s, alpha_t, sigma_t).sqrt())
 
     def posterior(self, s: Tensor, t: Tensor) -> Posterior:
-        """Return q(x_s | x_t, x0) for times ``s <= t``, ``sigma_t > 0``.
+        """Return q(x_s | x_t, x0) for times ``s < t``.
 
         Its variance for neighbouring levels is DDPM's ``(1 - abar_{t-1}) / (1 - abar_t) beta_t``.
         """

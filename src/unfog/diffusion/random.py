@@ -160,13 +160,16 @@ class Rng:
         seeds = torch.as_tensor(seed, dtype=torch.int64, device=where)
         steps = torch.as_tensor(step, dtype=torch.int64, device=where)
         positions = samples if position is None else position.to(where)
-        if samples.ndim != 1 or not all(v.ndim == 0 or v.shape == samples.shape for v in (seeds, steps)):
+        fits = all(v.ndim == 0 or v.shape == samples.shape for v in (seeds, steps)) and positions.shape == samples.shape
+        if samples.ndim != 1 or not fits:
             raise ValueError(
                 f"expected one key per example: sample has shape {tuple(samples.shape)}, seed {tuple(seeds.shape)}, "
-                f"step {tuple(steps.shape)}; give sample as (B,), the others as () or (B,)"
+                f"step {tuple(steps.shape)}, position {tuple(positions.shape)}; give sample and position as (B,), the "
+                "others as () or (B,)"
             )
-        if where.type == "cpu" and samples.numel() and not 0 <= int(samples.min()) <= int(samples.max()) <= _MASK:
-            raise ValueError("sample indices must lie in [0, 2**32)")
+        for name, value in (("sample", samples), ("step", steps)):
+            if where.type == "cpu" and value.numel() and not 0 <= int(value.min()) <= int(value.max()) <= _MASK:
+                raise ValueError(f"{name} indices must lie in [0, 2**32), not {int(value.min())} to {int(value.max())}")
         return Rng(seeds, samples, steps, positions)
 
     def at(self, step: int | Tensor) -> "Rng":

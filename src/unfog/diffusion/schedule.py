@@ -7,8 +7,8 @@ about 500 in bfloat16.
 
 Sources:
     Ho, Jain, Abbeel 2020 (arXiv 2006.11239), section 4: linear betas. Nichol, Dhariwal 2021 (2102.09672), eq. 17:
-    cosine. Rombach et al. 2022 (2112.10752): scaled linear. Song et al. 2021 (2011.13456), eqs. 30 to 33 and appendix
-    C: VE, VP and sub-VP. Karras et al. 2022 (2206.00364): sigma(t) = t. Liu et al. 2023 (2209.03003): rectified flow;
+    cosine. Rombach et al. 2022 (2112.10752): scaled linear. Song et al. 2021 (2011.13456), eq. 29 and appendix C: VE,
+    VP and sub-VP. Karras et al. 2022 (2206.00364): sigma(t) = t. Liu et al. 2023 (2209.03003): rectified flow;
     Esser et al. 2024 (2403.03206), eq. 23: its shift.
 """
 
@@ -23,7 +23,7 @@ from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import softplus
 
 from unfog.diffusion.checks import require
 
@@ -93,15 +93,18 @@ class VariancePreserving(Schedule):
         return torch.sqrt(-torch.expm1(-self._integral(t)))
 
     def time(self, log_snr: Tensor) -> Tensor:
-        return self._time(softplus(-log_snr))  # B = -log alpha^2
+        # B = -log alpha^2; softplus is linear above its threshold, which by default costs digits in float64.
+        return self._time(softplus(-log_snr, threshold=40.0))
 
     def _integral(self, t: Tensor) -> Tensor:
         return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
 
     def _time(self, integral: Tensor) -> Tensor:
+        # From B(1) = (beta_min + beta_max) / 2 on the time is 1; the bound keeps infinity out of the quotient.
+        integral = integral.clamp_max(self.beta_min + self.beta_max)
         slope = self.beta_max - self.beta_min
         root = torch.sqrt(self.beta_min**2 + 2.0 * slope * integral)
-        return (2.0 * integral / (self.beta_min + root)).nan_to_num(1.0).clamp(0.0, 1.0)
+        return (2.0 * integral / (self.beta_min + root)).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class SubVariancePreserving(Schedule):
         return -torch.expm1(-self._vp._integral(t))
 
     def time(self, log_snr: Tensor) -> Tensor:
-        # sigma / alpha = exp(B/2) - exp(-B/2) = 2 sinh(B / 2); for large ratios asinh(y) = log(2 y).
+        # sigma / alpha = exp(B/2) - exp(-B/2) = 2 sinh(B / 2).
         ratio = torch.exp(-0.5 * log_snr)
         return self._vp._time(2.0 * torch.asinh(0.5 * ratio))
 
@@ -134,7 +137,7 @@ class SubVariancePreserving(Schedule):
 class Cosine(Schedule):
     """``alpha_t = cos(pi t / 2)``, ``sigma_t = sin(pi t / 2)``: pure noise at t = 1.
 
-    The published table with clipped betas is ``Tabulated(cosine_alphas_cumprod(1000))``.
+    The published table with clipped betas is the function ``cosine`` of this module.
     """
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -247,12 +250,12 @@ class Tabulated(Schedule):
         return self.index(t).clamp_min(0.0)
 
     def alpha(self, t: Tensor) -> Tensor:
-        # alpha and sigma from r = sigma / alpha: where r is 0 or infinite both stay exact.
-        log_ratio = self._log_ratio(t)
-        return torch.exp(0.5 * logsigmoid(-2.0 * log_ratio))
+        signal, noise = self._direction(t)
+        return signal / torch.hypot(signal, noise)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.exp(0.5 * logsigmoid(2.0 * self._log_ratio(t)))
+        signal, noise = self._direction(t)
+        return noise / torch.hypot(signal, noise)
 
     def time(self, log_snr: Tensor) -> Tensor:
         table = self._table(log_snr)
@@ -261,10 +264,11 @@ class Tabulated(Schedule):
         j = (torch.searchsorted(table, query.contiguous(), right=True) - 1).clamp(0, self.levels - 2)
         low, high = table[j], table[j + 1]
         inner = ((query - low) / (high - low)).clamp(0.0, 1.0)
-        terminal = 1.0 - torch.exp(low - query)
-        index = j + torch.where(torch.isinf(high), terminal, inner)
-        below = torch.exp(query - table[0]) - 1.0 if self.clean is CleanEnd.EXACT else torch.zeros_like(query)
-        return self.time_of(torch.where(query < table[0], below, index)).clamp(0.0, 1.0)
+        terminal = -torch.expm1(low - query)
+        time = self.time_of(j + torch.where(torch.isinf(high), terminal, inner))
+        if self.clean is CleanEnd.EXACT:
+            time = torch.where(query < table[0], torch.exp(query - table[0]) / self.levels, time)
+        return time.clamp(0.0, 1.0)
 
     @cached_property
     def _log_ratios(self) -> Tensor:
@@ -274,18 +278,23 @@ class Tabulated(Schedule):
     def _table(self, like: Tensor) -> Tensor:
         return self._log_ratios.to(like.device, like.dtype)
 
-    def _log_ratio(self, t: Tensor) -> Tensor:
-        """Return log(sigma / alpha)."""
+    def _direction(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return two numbers in the ratio of alpha to sigma, with finite derivatives up to both ends."""
         table, index = self._table(t), self.index(t)
         j = index.floor().clamp(0, self.levels - 2)
-        part = index - j
-        low, high = table[j.long()], table[j.long() + 1]
+        part, low, high = index - j, table[j.long()], table[j.long() + 1]
         terminal = torch.isinf(high)
-        inner = low + part * (torch.where(terminal, low, high) - low)
-        value = torch.where(terminal, low - torch.log1p(-part.clamp_min(0.0)), inner)
+        log_ratio = low + torch.where(terminal, 0.0, part * (torch.where(terminal, low, high) - low))
+        # The larger of the two is constant: its derivative would cancel against that of the norm.
+        noisy, small = log_ratio > 0, torch.exp(-log_ratio.abs())
+        signal = torch.where(noisy, small, 1.0) * torch.where(terminal, 1.0 - part, 1.0)
+        noise = torch.where(noisy, 1.0, small)
         if self.clean is CleanEnd.EXACT:
-            value = torch.where(index < 0, table[0] + torch.log((index + 1).clamp_min(0.0)), value)
-        return value
+            below = index < 0
+            signal = torch.where(below, 1.0, signal)
+            # T t itself: index + 1 would have lost its digits near t = 0.
+            noise = torch.where(below, self.levels * t * torch.exp(table[0]), noise)
+        return signal, noise
 
 
 def linear_betas(steps: int = 1000) -> Tensor:

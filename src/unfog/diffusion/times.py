@@ -44,8 +44,9 @@ class Times(ABC):
 
     @final
     def draw(self, rng: Rng, schedule: Schedule) -> Tensor:
-        """Draw a time for each example: ``(B,)`` float64 in (0, 1]."""
-        return self.quantile(self.uniforms(rng), schedule).clamp(_SMALLEST, 1.0)
+        """Draw a time for each example: ``(B,)`` float64 in [0, 1], where ``sigma_t`` is above 0."""
+        t = self.quantile(self.uniforms(rng), schedule)
+        return torch.where(schedule.sigma(t) == 0, _SMALLEST, t)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class MinSNR(Weight):
 class EDMWeight(Weight):
     """``(sigma^2 + d^2) / (sigma d)^2`` on x0, with ``sigma = sigma_t / alpha_t`` and d the data's deviation.
 
-    For ``EDM(d)`` with alpha = 1 it makes the weight of the network's own error 1 at every noise level.
+    For ``EDM(d)`` it makes the weight of the network's own error 1 at every noise level, whatever alpha.
     """
 
     sigma_data: float = 0.5

@@ -1,0 +1,1 @@
+"""Reports and the scores that train a network."""

@@ -76,17 +76,17 @@ class Variable(Enum):
     FLOW = "sigma / (alpha + sigma)"
 
     def of(self, node: Node) -> float:
-        """Return tau at a node."""
-        over = node.alpha if self is Variable.SIGMA else node.alpha + node.sigma
-        return node.sigma / over if over > 0 else math.inf
+        """Return tau at a node; sigma / alpha wants ``alpha > 0``."""
+        return node.sigma / (node.alpha if self is Variable.SIGMA else node.alpha + node.sigma)
 
 
 @dataclass(frozen=True)
 class Heun(TableSampler):
     """The trapezoidal rule on the probability-flow ODE: two evaluations a step, one on the last.
 
-    The second stage puts ``tau_t / (2 tau_s)`` of the weight on the newer estimate. Where that is not finite (the last
-    step, and in sigma / alpha a step from pure noise with alpha = 0) the step is Euler's.
+    The second stage puts ``tau_t / (2 tau_s)`` of the weight on the newer estimate. The last step, as a rule to
+    sigma = 0, is Euler's. From pure noise with alpha = 0, where sigma / alpha is infinite, the second stage is formed
+    in flow time.
     """
 
     variable: Variable = Variable.SIGMA
@@ -94,12 +94,12 @@ class Heun(TableSampler):
 
     def rows(self, grid: Sequence[Node]) -> Iterator[Row]:
         for t, s in pairwise(grid):
-            tau_t, tau_s = self.variable.of(t), self.variable.of(s)
             euler_step = transition(t, s)
-            if tau_s == 0 or math.isinf(tau_t):
+            if s is grid[-1]:
                 yield Row(t.t, (euler_step,), s.t)
                 continue
-            newer = tau_t / (2.0 * tau_s)
+            variable = self.variable if t.alpha > 0 else Variable.FLOW
+            newer = variable.of(t) / (2.0 * variable.of(s))
             yield Row(t.t, (euler_step._replace(commits=False),), s.t)
             yield Row(s.t, (transition(t, s, weights=(newer, 1.0 - newer)),), s.t)
 
@@ -112,8 +112,8 @@ class DPMSolverPP2M(TableSampler):
     """DPM-Solver++(2M): two estimates a step, one evaluation; with ``eta = 1`` the SDE form.
 
     With h the step in log(alpha / sigma) and r the previous step over h, x0 is replaced by
-    ``(1 + 1 / (2r)) x0_n - 1 / (2r) x0_{n-1}``. The first step, and the jump to sigma = 0, where h is infinite, are of
-    first order.
+    ``(1 + 1 / (2r)) x0_n - 1 / (2r) x0_{n-1}``. The first step is of first order, and so are the steps to sigma = 0,
+    where h is infinite, and after one from alpha = 0, where the previous one was.
     """
 
     eta: float = 0.0

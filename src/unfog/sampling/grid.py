@@ -4,7 +4,7 @@ A grid of N steps has N + 1 times, the last being 0. The previous time is always
 
 Sources:
     Lin et al. 2024 (arXiv 2305.08891), table 2: leading, linspace and trailing. Song, Meng, Ermon 2021 (2010.02502),
-    appendix D.2: linear and quadratic. Lu et al. 2022 (2206.00927), section 3.4: uniform log-SNR. Karras et al. 2022
+    appendix D.2: linear and quadratic. Lu et al. 2022 (2206.00927): uniform log-SNR. Karras et al. 2022
     (2206.00364), eq. 5.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unfog.diffusion.checks import require
-from unfog.diffusion.schedule import Schedule
+from unfog.diffusion.schedule import Schedule, Tabulated
 
 
 class TimeGrid(ABC):
@@ -50,6 +50,8 @@ class Trailing(TimeGrid):
 class Leading(TimeGrid):
     """Every ``levels // N``-th level counted from the first: DDPM's and DDIM's habit; it starts below t = 1.
 
+    A table must have as many levels; one that ends at its first level needs an offset, for level 0 is t = 0 there.
+
     Attributes:
         levels: trained levels of the discrete model.
         offset: added to the index of the level (Stable Diffusion uses 1).
@@ -64,8 +66,14 @@ class Leading(TimeGrid):
     def nodes(self, schedule: Schedule, steps: int) -> Tensor:
         require(steps <= self.levels, f"at most {self.levels} steps on {self.levels} levels, not {steps}")
         index = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (self.levels // steps) + self.offset
-        require(bool(index[0] < self.levels), f"an offset below {self.levels // steps} for {steps} steps")
-        return (index + 1) / self.levels
+        room = self.levels - (steps - 1) * (self.levels // steps)
+        require(self.offset < room, f"an offset below {room} for {steps} steps, not {self.offset}")
+        if not isinstance(schedule, Tabulated):
+            return (index + 1) / self.levels
+        require(schedule.levels == self.levels, f"the {schedule.levels} levels of the schedule, not {self.levels}")
+        times = schedule.time_of(index)
+        require(times[-1].item() > 0, "an offset of at least 1 on a schedule that ends at its first level")
+        return times
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ class Linspace(TimeGrid):
 
 @dataclass(frozen=True)
 class Quadratic(TimeGrid):
-    """``start (j / N)^2`` for j = N ... 1: finer towards the data. DDIM's publication has ``start = 0.8``."""
+    """``start (j / N)^2`` for j = N ... 1: finer towards the data. DDIM's published code starts at 0.8."""
 
     start: float = 1.0
 
@@ -96,7 +104,7 @@ class Quadratic(TimeGrid):
 
 @dataclass(frozen=True)
 class LogSNRUniform(TimeGrid):
-    """Uniform in log-SNR between two values of sigma / alpha, as far as the schedule reaches.
+    """Uniform in log-SNR between two values of sigma / alpha, as far as the schedule (a table: its levels) goes.
 
     The first time is 1 whatever ``sigma_max``: that is where the prior is.
     """
@@ -108,13 +116,13 @@ class LogSNRUniform(TimeGrid):
         _check_range(self.sigma_min, self.sigma_max)
 
     def nodes(self, schedule: Schedule, steps: int) -> Tensor:
-        low, high = (math.log(sigma) for sigma in _range(self.sigma_min, self.sigma_max, schedule))
-        return _at(torch.linspace(high, low, steps, dtype=torch.float64).exp(), schedule)
+        low, high, points = _range(self.sigma_min, self.sigma_max, schedule, steps)
+        return _at(torch.linspace(math.log(high), math.log(low), points, dtype=torch.float64).exp()[:steps], schedule)
 
 
 @dataclass(frozen=True)
 class Karras(TimeGrid):
-    """Uniform in ``(sigma / alpha)^(1 / rho)`` between two values, as far as the schedule reaches.
+    """Uniform in ``(sigma / alpha)^(1 / rho)`` between two values, as far as the schedule (a table: its levels) goes.
 
     The first time is 1 whatever ``sigma_max``: that is where the prior is.
     """
@@ -128,21 +136,25 @@ class Karras(TimeGrid):
         _check_range(self.sigma_min, self.sigma_max)
 
     def nodes(self, schedule: Schedule, steps: int) -> Tensor:
-        low, high = (sigma ** (1 / self.rho) for sigma in _range(self.sigma_min, self.sigma_max, schedule))
-        return _at(torch.linspace(high, low, steps, dtype=torch.float64) ** self.rho, schedule)
+        low, high, points = _range(self.sigma_min, self.sigma_max, schedule, steps)
+        roots = torch.linspace(high ** (1 / self.rho), low ** (1 / self.rho), points, dtype=torch.float64)
+        return _at(roots[:steps] ** self.rho, schedule)
 
 
 def _check_range(sigma_min: float, sigma_max: float) -> None:
     require(0 < sigma_min < sigma_max < math.inf, f"0 < sigma_min < sigma_max, not {sigma_min}, {sigma_max}")
 
 
-def _range(sigma_min: float, sigma_max: float, schedule: Schedule) -> tuple[float, float]:
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+def _range(sigma_min: float, sigma_max: float, schedule: Schedule, steps: int) -> tuple[float, float, int]:
+    """Return both ends of sigma / alpha and the number of points between them, the ends included."""
+    # Below its first level a table has not been trained.
+    t_first = schedule.time_of(torch.zeros(())).item() if isinstance(schedule, Tabulated) else 0.0
+    ends = torch.tensor([t_first, 1.0], dtype=torch.float64)
     first, last = torch.exp(-0.5 * schedule.log_snr(ends)).tolist()
     low, high = max(sigma_min, first), min(sigma_max, last)
     require(low < high, f"a range of sigma / alpha that meets the schedule's, {first:.3g} to {last:.3g}")
-    # A schedule that ends at its first level reaches it at t = 0, which is the last time, not an evaluation.
-    return (low if low > first else low + 1e-3 * (high - low)), high
+    # Where the schedule itself ends at `low`, that point is t = 0: the last time, which is no evaluation.
+    return low, high, steps + 1 if low == first and t_first == 0 else steps
 
 
 def _at(sigma: Tensor, schedule: Schedule) -> Tensor:

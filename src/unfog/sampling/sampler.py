@@ -12,6 +12,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from unfog.diffusion.checks import require
 from unfog.diffusion.denoiser import Cond, Denoiser
 from unfog.diffusion.random import Purpose, Rng
 from unfog.diffusion.schedule import Schedule
@@ -84,6 +85,7 @@ class TableSampler(Sampler):
     def steps(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, cond: Cond | None = None, *, rng: Rng
     ) -> Iterator[Step]:
+        require(len(rng) == len(x), f"one key per sample: {len(x)}, not {len(rng)}")
         rows = self.table(denoiser.process.schedule, times)
         denoiser = denoiser.begin()
         depth = max(len(move.x0) for row in rows for move in row.moves)

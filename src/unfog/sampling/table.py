@@ -11,7 +11,7 @@ All numbers are float64 on the CPU; close times and the ends of time are formed 
 
 Sources:
     Song, Meng, Ermon 2021 (arXiv 2010.02502), eq. 7: the family of kernels, c being their sigma_t. Lu et al. 2022
-    (2211.01095), section 3: the same in terms of x0 and half log-SNR.
+    (2211.01095): the same in terms of x0 and half log-SNR.
 """
 
 import math
@@ -125,14 +125,12 @@ def gaussian_moments(rows: Sequence[Row], schedule: Schedule, mean: float, varia
         Mean and variance of what the sampler returns with the exact denoiser.
     """
     columns = 1 + sum(move.noise > 0 for row in rows for move in row.moves)
-    start = torch.tensor([rows[0].t], dtype=torch.float64)
     # Element 0 is the mean, the others the coefficients.
     x = torch.zeros(1 + columns, dtype=torch.float64)
-    x[1] = schedule.sigma(torch.ones_like(start)).item()
+    x[1] = schedule.sigma(torch.ones((), dtype=torch.float64)).item()
     y, estimates, used = x, list[Tensor](), 1
-    for row in rows:
-        t = torch.tensor([row.t], dtype=torch.float64)
-        alpha, sigma = schedule.alpha(t).item(), schedule.sigma(t).item()
+    times = torch.tensor([row.t for row in rows], dtype=torch.float64)
+    for row, alpha, sigma in zip(rows, schedule.alpha(times).tolist(), schedule.sigma(times).tolist(), strict=True):
         gain = alpha * variance / (alpha**2 * variance + sigma**2)
         x0 = gain * y
         x0[0] += (1.0 - gain * alpha) * mean

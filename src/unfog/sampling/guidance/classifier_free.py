@@ -44,7 +44,12 @@ class ClassifierFree(Denoiser):
         if self.scale == 0:
             outer: Prediction = self.denoiser(x_t, t, self.negative)
             return outer
-        both = {name: torch.cat([value, self.negative[name].to(value)]) for name, value in (cond or {}).items()}
+        given = dict(cond or {})
+        require(
+            given.keys() == self.negative.keys(),
+            f"a negative for each condition: conditions {sorted(given)}, negatives {sorted(self.negative)}",
+        )
+        both = {name: torch.cat([value, self.negative[name].to(value)]) for name, value in given.items()}
         t_both = t if t.ndim == 0 else torch.cat([t, t])
         prediction: Prediction = self.denoiser(torch.cat([x_t, x_t]), t_both, both)
         positive, negative = prediction.x0.chunk(2)

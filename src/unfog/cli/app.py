@@ -1,0 +1,226 @@
+"""The commands and their options. Nothing here imports torch: what a command does is imported when it is called."""
+
+import importlib.metadata
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from unfog.cli.errors import CommandError
+
+_FLAG = Parameter(negative=())
+
+app = App(
+    name="unfog",
+    help="Train diffusion models, sample from them, measure and inspect them.",
+    version=lambda: importlib.metadata.version("unfog"),
+    suppress_keyboard_interrupt=False,
+)
+inspect = App(name="inspect", help="Show a schedule, a sampler, a network or a run in numbers.")
+app.command(inspect)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to sample; what is not given is as the recipe has it.
+
+    Args:
+        steps: steps of the grid of times.
+        sampler: ddpm, ddpm-beta, ddim, euler, heun, dpmpp, sde-dpmpp, or a mapping such as '{kind: ddim, eta: 0.5}'.
+        eta: how much of the posterior's noise ddim and dpmpp inject, from 0 to 1.
+        grid: trailing, leading, linspace, quadratic, log-snr-uniform, karras, or a mapping with such a kind.
+        guidance: scale of classifier-free guidance: null + scale (conditional - null); 1 is none.
+        guidance_w: the same in the other published convention, (1 + w) conditional - w null; 0 is none.
+        average: which weights: 'last' for those of the last step, or the length of an average that the run keeps.
+    """
+
+    steps: int | None = None
+    sampler: str | None = None
+    eta: float | None = None
+    grid: str | None = None
+    guidance: float | None = None
+    guidance_w: float | None = None
+    average: str | None = None
+
+
+@app.command
+def train(
+    recipe: str,
+    /,
+    *settings: str,
+    out: Path | None = None,
+    resume: Annotated[bool, _FLAG] = False,
+    dry_run: Annotated[bool, _FLAG] = False,
+    no_report: Annotated[bool, _FLAG] = False,
+) -> int:
+    """Train a model and write a report about it.
+
+    Args:
+        recipe: a name that 'unfog recipes' lists, or a recipe.yaml.
+        settings: settings that differ from the recipe's, such as train.steps=1000 or schedule=cosine.
+        out: the run folder; runs/NAME unless given.
+        resume: continue the run in that folder, with its own recipe; train.steps and save.* may change.
+        dry_run: print the recipe with all its settings, and what the network costs; start nothing.
+        no_report: train only.
+    """
+    from unfog.cli import train as command
+
+    return command.run(recipe, settings, out, resume=resume, dry_run=dry_run, report=not no_report)
+
+
+@app.command
+def sample(
+    run: Path,
+    /,
+    *,
+    count: Annotated[int | None, Parameter(name=("--count", "-n"))] = None,
+    label: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    seed: int | None = None,
+    first: int | None = None,
+    sampling: Sampling | None = None,
+    batch_size: int = 64,
+    from_: Annotated[Path | None, Parameter(name="--from")] = None,
+    out: Path | None = None,
+) -> int:
+    """Draw samples from a run, as PNG files that tell how they were made.
+
+    Args:
+        run: the run folder.
+        count: how many; 64 unless given.
+        label: a class by name or number, repeatable; 'all' goes through all classes in turn (the default where there
+            are classes), 'none' is unconditional.
+        seed: 0 unless given; sample k of a seed is always the same.
+        first: number of the first sample; 0 unless given.
+        sampling: how to sample.
+        batch_size: samples at a time; it changes speed and memory only.
+        from_: a PNG file written by this command: make that sample again, from its own settings.
+        out: folder for the files; a new one in RUN/samples unless given.
+    """
+    from unfog.cli import sample as command
+
+    wanted = command.Wanted(count, label, seed, first, sampling or Sampling())
+    return command.run(run, wanted, batch_size=batch_size, again=from_, out=out)
+
+
+@app.command
+def evaluate(
+    run: Path,
+    /,
+    *,
+    samples: int | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    sampling: Sampling | None = None,
+) -> int:
+    """Measure a run again: write evaluation.json and report.html, and print the scores.
+
+    Args:
+        run: the run folder.
+        samples: how many are drawn, evenly over the classes.
+        seed: of the samples.
+        batch_size: samples at a time.
+        sampling: how to sample.
+    """
+    from unfog.cli import evaluate as command
+
+    return command.run(run, sampling or Sampling(), samples=samples, seed=seed, batch_size=batch_size)
+
+
+@app.command
+def recipes() -> int:
+    """List the named recipes, with the size of their networks and what these cost."""
+    from unfog.cli import listing
+
+    return listing.run()
+
+
+@inspect.command
+def schedule(which: str, /, *settings: str, points: int = 11) -> int:
+    """Show a noise schedule at some times.
+
+    Args:
+        which: its name, such as cosine, rectified-flow or linear-betas; or a recipe or run that has one.
+        settings: its settings, such as shift=3.
+        points: number of times, evenly from 0 to 1.
+    """
+    from unfog.cli import inspection
+
+    return inspection.schedule(which, settings, points)
+
+
+@inspect.command
+def sampler(
+    which: str, /, *settings: str, schedule: str | None = None, grid: str | None = None, steps: int | None = None
+) -> int:
+    """Show a sampler as the table of numbers that it is.
+
+    Args:
+        which: its name, such as ddim, heun or dpmpp; or a recipe or run that has one.
+        settings: its settings, such as eta=0.5.
+        schedule: a name, or a mapping such as '{kind: rectified_flow, shift: 3}'; cosine unless given.
+        grid: a name or a mapping; trailing unless given.
+        steps: of the grid; 10 unless given.
+    """
+    from unfog.cli import inspection
+
+    return inspection.sampler(which, settings, schedule=schedule, grid=grid, steps=steps)
+
+
+@inspect.command
+def network(which: str, /, *settings: str, depth: int = 2, size: int | None = None) -> int:
+    """Show the layers of a network with their parameters and arithmetic.
+
+    Args:
+        which: a recipe or a run.
+        settings: settings that differ from the recipe's, such as network.widths=[32,64].
+        depth: how far to go into modules within modules.
+        size: side of the pictures, where the recipe does not tell it.
+    """
+    from unfog.cli import inspection
+
+    return inspection.network(which, settings, depth=depth, size=size)
+
+
+@inspect.command(name="run")
+def inspect_run(folder: Path, /) -> int:
+    """Show the settings, checkpoints and last losses of a run.
+
+    Args:
+        folder: the run folder.
+    """
+    from unfog.cli import inspection
+
+    return inspection.run(folder)
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return its exit status."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show
+        try:
+            status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        except CycloptsError as error:
+            print(f"unfog: {' '.join(str(error).split())} (see unfog --help)", file=sys.stderr)
+            return 2
+        except CommandError as error:
+            print(f"unfog: {error}", file=sys.stderr)
+            return error.status
+        except KeyboardInterrupt:
+            print("unfog: interrupted", file=sys.stderr)
+            return 130
+    return status if isinstance(status, int) else 0
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: object = None,
+) -> None:
+    print(f"unfog: warning: {message}", file=sys.stderr)

@@ -1,0 +1,177 @@
+"""``unfog evaluate``, and the report that ends a run."""
+
+import json
+import platform
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import torch
+
+from unfog.checkpoint import JSON, write_atomically
+from unfog.cli.app import Sampling
+from unfog.cli.console import duration, number, output, progress, show, table
+from unfog.cli.errors import CommandError, refusing
+from unfog.cli.sources import open_run, settings_of, weights_of
+from unfog.data.cache import cache_folder
+from unfog.evaluation.measure import Measured, measure
+from unfog.evaluation.report import ReportInputs, write_report
+from unfog.metrics.interval import Score
+from unfog.recipe.build import build_pipeline, build_task
+from unfog.recipe.data import Data
+from unfog.recipe.export import origin_of
+from unfog.recipe.plain import encode
+from unfog.recipe.run import Run, default_device
+from unfog.recipe.schema import EvaluationConfig, Recipe
+
+REPORT, NUMBERS = "report.html", "evaluation.json"
+
+
+def run(folder: Path, sampling: Sampling, *, samples: int | None, seed: int | None, batch_size: int | None) -> int:
+    """Measure a run; see ``app.evaluate``."""
+    opened = open_run(folder)
+    config = opened.recipe.evaluation
+    with refusing():
+        config = EvaluationConfig(
+            samples=config.samples if samples is None else samples,
+            guidance=config.guidance,
+            seed=config.seed if seed is None else seed,
+            batch_size=config.batch_size if batch_size is None else batch_size,
+        )
+        data = opened.data()
+    report_on(opened, data, sampling, config)
+    return 0
+
+
+def report_on(run: Run, data: Data, sampling: Sampling, config: EvaluationConfig | None = None) -> None:
+    """Measure a run, write ``evaluation.json`` and ``report.html`` into its folder, and print the scores.
+
+    Args:
+        run: trained.
+        data: what it learned from, and what it did not.
+        sampling: how to sample, where it differs from the recipe.
+        config: how much to measure; as the recipe has it unless given.
+
+    Raises:
+        CommandError: if it cannot be measured; says why.
+    """
+    recipe, config = run.recipe, config or run.recipe.evaluation
+    settings = settings_of(sampling, replace(recipe.sample, guidance=config.guidance))
+    console = progress()
+    console.print(f"drawing {config.samples} samples and measuring them", markup=False)
+    with refusing():
+        weights = run.weights(weights_of(sampling.average))
+        network = run.network(weights).to(default_device())
+        card = run.manifest.data
+        pipeline = build_pipeline(replace(recipe, sample=settings), network, card.shape, card.classes)
+        task = build_task(recipe, network)
+    try:
+        with refusing():
+            measured = measure(
+                pipeline,
+                task,
+                data.train,
+                data.test,
+                samples=config.samples,
+                guidance=settings.guidance,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                cache=cache_folder() / "features",
+            )
+            numbers = {"origin": origin_of(run, weights), "machine": _machine(), **measured.to_dict()}
+            write_atomically(run.folder / NUMBERS, json.dumps(numbers, indent=1).encode())
+            inputs = ReportInputs(
+                title=f"{recipe.name}: {recipe.description}",
+                command=run.manifest.command,
+                settings=_settings(recipe),
+                log=run.log(),
+                pipeline=pipeline,
+                task=task,
+                train=data.train,
+                test=data.test,
+                measured=measured,
+                seconds=_seconds(run, measured),
+                machine=_machine(),
+                memory=_memory(),
+                seed=config.seed,
+            )
+            write_report(run.folder / REPORT, inputs)
+    except FloatingPointError as error:
+        raise CommandError(str(error), status=1) from error
+    _print(measured)
+    output().print(str(run.folder / REPORT), markup=False, soft_wrap=True)
+
+
+def _settings(recipe: Recipe) -> dict[str, JSON]:
+    settings = encode(recipe, Recipe)
+    assert isinstance(settings, dict)
+    return settings
+
+
+def _seconds(run: Run, measured: Measured) -> dict[str, float]:
+    """Return how long the parts took; of training, the logged steps stand for all."""
+    steps = [float(seconds) for record in run.log() if isinstance(seconds := record.get("seconds"), int | float)]
+    training = sum(steps) / len(steps) * run.recipe.train.steps if steps else 0.0
+    return {
+        "training": training,
+        "sampling for the metrics": measured.sampling_seconds,
+        "measuring": measured.measuring_seconds,
+    }
+
+
+def _memory() -> dict[str, int]:
+    resident = {"memory of the process": psutil.Process().memory_info().rss}
+    if not torch.cuda.is_available():
+        return resident
+    return {**resident, "memory of the accelerator at its peak": torch.cuda.max_memory_allocated()}
+
+
+def _machine() -> dict[str, str]:
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "processor": f"{_processor()}, {psutil.cpu_count(logical=False) or psutil.cpu_count()} cores",
+        "accelerator": accelerator,
+        "threads": str(torch.get_num_threads()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "unfog": version("unfog"),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _processor() -> str:
+    """Return the name of the processor, or of its architecture where the system does not tell."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    told = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return told[0] if told else platform.processor() or platform.machine()
+
+
+def _print(measured: Measured) -> None:
+    scores = measured.scores
+    listing = table("score", "samples>", "real images>", "examples>")
+    rows: list[tuple[str, Score, Score | None]] = [
+        ("Fréchet distance (own features)", scores.samples.frechet, scores.floor.frechet),
+        ("precision", scores.samples.precision, scores.floor.precision),
+        ("recall", scores.samples.recall, scores.floor.recall),
+        ("density", scores.samples.density, scores.floor.density),
+        ("coverage", scores.samples.coverage, scores.floor.coverage),
+        ("copying (0.5 is none)", scores.copying, None),
+    ]
+    if scores.accuracy is not None:
+        rows.append(("classification accuracy score", scores.accuracy.score, scores.accuracy.yardstick))
+    rows.append(("loss on held-out examples", measured.loss_test.network, None))
+    for name, score, real in rows:
+        listing.add_row(name, _shown(score), "" if real is None else _shown(real), str(score.count))
+    show(f"{measured.samples} samples, {measured.settings}", listing)
+    progress().print(
+        f"sampling {duration(measured.sampling_seconds)}, measuring {duration(measured.measuring_seconds)}",
+        markup=False,
+    )
+
+
+def _shown(score: Score) -> str:
+    return f"{number(score.value)} [{number(score.low)}, {number(score.high)}]"

@@ -1,0 +1,165 @@
+"""``unfog inspect``."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from unfog.checkpoint import JSON, list_checkpoints
+from unfog.cli.app import Sampling
+from unfog.cli.console import number, output, show, table
+from unfog.cli.costs import layers_of
+from unfog.cli.errors import CommandError, refusing
+from unfog.cli.sources import find_recipe, find_value, open_run, settings_of
+from unfog.diffusion.schedule import Cosine, Schedule
+from unfog.pipeline import SampleSettings
+from unfog.recipe.load import dump
+from unfog.recipe.plain import encode
+from unfog.recipes import RECIPES
+from unfog.sampling.gaussian import DDIM
+from unfog.sampling.grid import TimeGrid, Trailing
+from unfog.sampling.sampler import Sampler, TableSampler
+from unfog.sampling.table import Row
+
+
+def schedule(which: str, settings: Sequence[str], points: int) -> int:
+    """Show a schedule; see ``app.schedule``."""
+    if points < 2:
+        raise CommandError(f"--points: expected at least 2, got {points}")
+    if _is_recipe(which):
+        _refuse(settings)
+        shown = find_recipe(which).recipe.schedule
+    else:
+        shown = find_value(Schedule, which, settings, "schedule")
+    t = torch.linspace(0.0, 1.0, points, dtype=torch.float64)
+    columns = (t, shown.alpha(t), shown.sigma(t), shown.log_snr(t), shown.network_time(t))
+    listing = table("t>", "alpha>", "sigma>", "log-SNR>", "network time>")
+    for values in zip(*(column.tolist() for column in columns), strict=True):
+        listing.add_row(*map(number, values))
+    show(_named(Schedule, shown), listing)
+    return 0
+
+
+def sampler(which: str, settings: Sequence[str], *, schedule: str | None, grid: str | None, steps: int | None) -> int:
+    """Show a sampler; see ``app.sampler``."""
+    if _is_recipe(which):
+        _refuse(settings)
+        recipe = find_recipe(which).recipe
+        default, curve = recipe.sample, recipe.schedule
+    else:
+        default = SampleSettings(DDIM(), Trailing(), steps=10)
+        default = SampleSettings(find_value(Sampler, which, settings, "sampler"), default.grid, default.steps)
+        curve = Cosine()
+    if schedule is not None:
+        curve = find_value(Schedule, schedule, (), "--schedule")
+    chosen = settings_of(Sampling(grid=grid, steps=steps), default)
+    if not isinstance(chosen.sampler, TableSampler):
+        raise CommandError(f"{type(chosen.sampler).__name__} is no table of numbers, but an algorithm of its own")
+    with refusing():
+        rows = chosen.sampler.table(curve, chosen.grid.times(curve, chosen.steps))
+    where = f"{_named(Schedule, curve)}, {_named(TimeGrid, chosen.grid)}, {chosen.steps} steps"
+    listing = table("evaluation>", "t>", "x>", "x0, newest first", "noise>", "leads to t>")
+    for index, row in enumerate(rows):
+        _add(listing, index, row)
+    show(f"{_named(Sampler, chosen.sampler)} on {where}", listing)
+    return 0
+
+
+def _add(listing: Table, index: int, row: Row) -> None:
+    for place, move in enumerate(row.moves):
+        weights = ", ".join(map(number, move.x0))
+        first = (str(index), number(row.t)) if place == 0 else ("", "")
+        goal = number(row.s) if move.commits else f"{number(row.s)} (looks ahead)"
+        listing.add_row(*first, number(move.x), weights, number(move.noise), goal)
+
+
+def network(which: str, settings: Sequence[str], *, depth: int, size: int | None) -> int:
+    """Show a network; see ``app.network``."""
+    found = find_recipe(which, settings)
+    height, width = _size(found.recipe.data.size, size, found.run.manifest.data.shape if found.run else None)
+    with refusing():
+        layers = layers_of(found.recipe, height, width, depth)
+    channels = found.recipe.network.in_channels
+    listing = table("layer", "kind", "output", "parameters>", "FLOP>")
+    for layer in layers:
+        shape = "x".join(map(str, layer.shape[1:]))
+        listing.add_row(layer.name or "(itself)", layer.kind, shape, f"{layer.parameters:,}", f"{layer.flops:,}")
+    totals = sum(layer.parameters for layer in layers), sum(layer.flops for layer in layers)
+    listing.add_section()
+    listing.add_row("all", "", "", *(f"{total:,}" for total in totals))
+    show(f"{which}, on {height}x{width}x{channels}", listing)
+    return 0
+
+
+def run(folder: Path) -> int:
+    """Show a run; see ``app.inspect_run``."""
+    opened = open_run(folder)
+    with refusing():
+        log = opened.log()
+    card = opened.manifest.data
+    saved = list_checkpoints(folder)
+    step = max((int(path.name.split("-")[1]) for path in saved), default=0)
+    facts = table("", "")
+    classes = f"{len(card.classes)} classes" if card.classes else "no classes"
+    for name, value in (
+        ("recipe", f"{opened.recipe.name}: {opened.recipe.description}"),
+        ("data", f"{card.name}, {card.count} examples of {'x'.join(map(str, card.shape))}, {classes}"),
+        ("fingerprint", card.fingerprint),
+        ("steps", f"{step} of {opened.recipe.train.steps} saved"),
+        ("checkpoints", ", ".join(path.name for path in saved) or "none yet"),
+        ("averages", ", ".join(map(str, opened.recipe.train.ema)) or "none"),
+        ("created", f"{opened.manifest.created} by Unfog {opened.manifest.unfog}, torch {opened.manifest.torch}"),
+    ):
+        facts.add_row(name, value)
+    show(str(folder), facts)
+    losses = table("step>", "examples>", "loss>", "gradient norm>", "rate>", "seconds a step>")
+    for record in log[-10:]:
+        columns = ("step", "examples", "loss", "grad_norm", "lr", "seconds")
+        losses.add_row(*(_cell(record.get(name)) for name in columns))
+    show("last lines of the log", losses)
+    output().print(dump(opened.recipe), markup=False, soft_wrap=True, end="")
+    return 0
+
+
+def _cell(value: JSON) -> str:
+    if isinstance(value, float):
+        return number(value)
+    return "not finite" if value is None else json.dumps(value)
+
+
+def _is_recipe(which: str) -> bool:
+    """Tell whether a recipe or run is meant, and not the name of a value."""
+    return which in RECIPES or Path(which).exists() or Path(which).suffix in (".yaml", ".yml")
+
+
+def _refuse(settings: Sequence[str]) -> None:
+    if settings:
+        raise CommandError(f"{settings[0]}: a recipe's own settings are shown; settings go with a name alone")
+
+
+def _size(of_data: int | None, given: int | None, shape: tuple[int, ...] | None) -> tuple[int, int]:
+    if given is not None:
+        return given, given
+    if shape is not None:
+        return shape[1], shape[2]
+    if of_data is None:
+        raise CommandError("the recipe does not say how large its pictures are: give --size")
+    return of_data, of_data
+
+
+def _named(kind_of: Any, value: object) -> str:
+    """Return what a value is called in recipes, with its settings."""
+    node = encode(value, kind_of)
+    assert isinstance(node, dict)
+    kind = node.pop("kind")
+    told = ", ".join(f"{name}={_shown(item)}" for name, item in node.items())
+    return f"{kind}({told})" if told else str(kind)
+
+
+def _shown(item: JSON) -> str:
+    if isinstance(item, dict):
+        return str(item.get("kind"))
+    return f"{len(item)} numbers" if isinstance(item, list) else str(item)

@@ -1,0 +1,154 @@
+"""``unfog sample``."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+from unfog.cli.app import Sampling
+from unfog.cli.console import output, progress
+from unfog.cli.errors import CommandError, refusing
+from unfog.cli.sources import open_run, settings_of, weights_of
+from unfog.pipeline import Pipeline, Preview, SampleRequest, Samples
+from unfog.recipe.errors import did_you_mean
+from unfog.recipe.export import Record, origin_of, read_record, save_images
+from unfog.recipe.run import Run, StoredWeights, Weights
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for; None where nothing was said."""
+
+    count: int | None
+    labels: tuple[str, ...]
+    seed: int | None
+    first: int | None
+    sampling: Sampling
+
+
+def run(folder: Path, wanted: Wanted, *, batch_size: int, again: Path | None, out: Path | None) -> int:
+    """Draw samples; see ``app.sample``."""
+    opened = open_run(folder)
+    record = None if again is None else _recorded(again, wanted)
+    request = _request(opened, wanted) if record is None else record.request
+    with refusing():
+        request = replace(request, batch_size=batch_size)
+        if record is None or again is None:
+            weights = opened.weights(weights_of(wanted.sampling.average))
+        else:
+            weights = _same_weights(opened, record, again)
+        pipeline = opened.pipeline(weights)
+        target = _folder(opened, request, out)
+    began = time.perf_counter()
+    samples = _draw(pipeline, request)
+    seconds = time.perf_counter() - began
+    paths = save_images(samples, target, classes=pipeline.classes, origin=origin_of(opened, weights))
+    evaluations = samples.settings.evaluations
+    progress().print(
+        f"{request.count} samples in {seconds:.1f} s ({evaluations} evaluations each), from step {weights.step} "
+        f"({weights.group})",
+        markup=False,
+    )
+    output().print(str(paths[0] if again else target), markup=False, soft_wrap=True)
+    return 0
+
+
+def _request(run: Run, wanted: Wanted) -> SampleRequest:
+    count = 64 if wanted.count is None else wanted.count
+    settings = settings_of(wanted.sampling, run.recipe.sample)
+    with refusing():
+        return SampleRequest(
+            count, labels_for(run, wanted.labels, max(count, 0)), wanted.seed or 0, wanted.first or 0, settings
+        )
+
+
+def labels_for(run: Run, given: Sequence[str], count: int) -> list[int] | None:
+    """Return a class for each sample: those given, in turn.
+
+    Raises:
+        CommandError: if there is no such class.
+    """
+    classes = run.manifest.data.classes if run.recipe.condition.classes else ()
+    if given == ("none",) or (not given and not classes):
+        return None
+    if not classes:
+        raise CommandError(f"--label: {run.folder} was trained without classes; leave it out")
+    if not given or given == ("all",):
+        return [k % len(classes) for k in range(count)]
+    numbers = [_number(label, classes) for label in given]
+    return [numbers[k % len(numbers)] for k in range(count)]
+
+
+def _number(label: str, classes: Sequence[str]) -> int:
+    """Return the number of a class; a name goes before a number."""
+    if label in classes:
+        return classes.index(label)
+    if label.isdecimal() and int(label) < len(classes):
+        return int(label)
+    listed = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+    hint = did_you_mean(label, classes)
+    raise CommandError(
+        f"--label: expected a number from 0 to {len(classes) - 1}, one of {listed}, or alone 'all' or 'none'; "
+        f"got {label!r}{hint}"
+    )
+
+
+def _recorded(path: Path, wanted: Wanted) -> Record:
+    """Return what a file says of its making, which leaves nothing else to be asked for."""
+    if wanted != Wanted(None, (), None, None, Sampling()):
+        raise CommandError("--from takes every setting from the file; give --out and --batch-size beside it only")
+    with refusing():
+        return read_record(path)
+
+
+def _same_weights(run: Run, record: Record, path: Path) -> StoredWeights:
+    made, group = record.origin, str(record.origin.get("weights"))
+    which = float(group.removeprefix("ema-")) if group.startswith("ema-") else Weights.OF_LAST_STEP
+    weights = run.weights(which)
+    if made.get("sha256") != weights.sha256:
+        raise CommandError(
+            f"{path} was made with other weights: {group} of step {made.get('step')} of the run {made.get('run')!r}; "
+            f"{run.folder} is at step {weights.step}"
+        )
+    return weights
+
+
+def _folder(run: Run, request: SampleRequest, out: Path | None) -> Path:
+    """Return where to write: a new folder, or one in which no file would be replaced."""
+    if out is None:
+        home = run.folder / "samples"
+        numbers = [int(path.name) for path in home.iterdir() if path.name.isdecimal()] if home.is_dir() else []
+        return home / f"{max(numbers, default=0) + 1:04d}"
+    names = ["grid.png", *(f"{request.first + k:06d}.png" for k in range(request.count))]
+    there = [name for name in names if (out / name).exists()]
+    if there:
+        raise CommandError(f"{out / there[0]} exists already: give another folder with --out")
+    return out
+
+
+def _draw(pipeline: Pipeline, request: SampleRequest) -> Samples:
+    """Answer a request, showing the progress on a terminal."""
+    settings = request.settings or pipeline.settings
+    last = settings.sampler.evaluations(settings.steps) - 1
+    previews = pipeline.stream(request)
+    finished = []
+    try:
+        with refusing():  # what the model cannot do is refused with the first step
+            first = next(previews)
+        with Progress(console=progress(), disable=not progress().is_terminal) as bar:
+            task = bar.add_task("sampling", total=1.0)
+            for preview in _chained(first, previews):
+                bar.update(task, completed=preview.progress)
+                if preview.step.index == last:
+                    finished.append(preview.step.x.cpu())
+    except FloatingPointError as error:
+        raise CommandError(str(error), status=1) from error
+    return Samples(torch.cat(finished), request, settings)
+
+
+def _chained(first: Preview, rest: Iterator[Preview]) -> Iterator[Preview]:
+    yield first
+    yield from rest

@@ -1,0 +1,128 @@
+"""Finding what a command is to work on: recipes, runs and values of recipes by their names."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unfog.cli.app import Sampling
+from unfog.cli.errors import CommandError, refusing
+from unfog.pipeline import SampleSettings
+from unfog.recipe.errors import RecipeError
+from unfog.recipe.load import load, override, parse
+from unfog.recipe.plain import decode, expand
+from unfog.recipe.run import MANIFEST, Run, Weights
+from unfog.recipe.schema import Recipe
+from unfog.recipes import RECIPES, named
+from unfog.sampling.grid import TimeGrid
+from unfog.sampling.guidance.classifier_free import scale_from_w
+from unfog.sampling.sampler import Sampler
+
+
+class Found(NamedTuple):
+    """A recipe, and the run that it was read from."""
+
+    recipe: Recipe
+    run: Run | None = None
+
+
+def find_recipe(which: str, settings: Sequence[str] = ()) -> Found:
+    """Return a named recipe, that of a YAML file or that of a run folder, with settings of its own.
+
+    Raises:
+        CommandError: if there is none, or a setting is refused.
+    """
+    with refusing():
+        found = _find(which)
+        return Found(override(found.recipe, settings), found.run)
+
+
+def _find(which: str) -> Found:
+    path = Path(which)
+    if which in RECIPES:
+        return Found(named(which))
+    if (path / MANIFEST).exists():
+        run = Run.open(path)
+        return Found(run.recipe, run)
+    if path.is_file():
+        try:
+            return Found(load(path.read_text(encoding="utf-8")))
+        except (RecipeError, UnicodeDecodeError) as error:
+            raise CommandError(f"{path} is not a recipe: {error}") from error
+    if path.suffix in (".yaml", ".yml"):
+        raise CommandError(f"there is no file {path}; a recipe is a file such as recipe.yaml, or {', '.join(RECIPES)}")
+    return Found(named(which))
+
+
+def find_value(kind_of: Any, which: str, settings: Sequence[str], option: str) -> Any:
+    """Return a value of a type that recipes leave open, from its name and settings.
+
+    Args:
+        kind_of: a key of ``kinds.KINDS``.
+        which: a name, or a mapping in YAML.
+        settings: each ``name=value``.
+        option: what is being set, for errors.
+
+    Raises:
+        CommandError: if there is no such value.
+    """
+    with refusing():
+        node = expand(kind_of, parse(which, option), option)
+        for setting in settings:
+            name, separator, text = setting.partition("=")
+            if not separator:
+                raise CommandError(f"expected name=value, got {setting!r}")
+            node[name] = parse(text, name)
+        return decode(kind_of, node, option)
+
+
+def settings_of(given: Sampling, default: SampleSettings) -> SampleSettings:
+    """Return how to sample: what was given, and the rest as it is by default.
+
+    Raises:
+        CommandError: if an option is refused, or two contradict each other.
+    """
+    if given.guidance is not None and given.guidance_w is not None:
+        raise CommandError("--guidance and --guidance-w say the same thing in two conventions: give one of them")
+    guidance = default.guidance if given.guidance is None else given.guidance
+    if given.guidance_w is not None:
+        guidance = scale_from_w(given.guidance_w)
+    sampler = default.sampler if given.sampler is None else find_value(Sampler, given.sampler, (), "--sampler")
+    if given.eta is not None:
+        sampler = _with_eta(sampler, given.eta)
+    grid = default.grid if given.grid is None else find_value(TimeGrid, given.grid, (), "--grid")
+    with refusing():
+        return SampleSettings(sampler, grid, default.steps if given.steps is None else given.steps, guidance)
+
+
+def _with_eta(sampler: Any, eta: float) -> Any:
+    if not any(field.name == "eta" for field in fields(sampler)):
+        raise CommandError(f"--eta={eta} means nothing to {type(sampler).__name__}; ddim and dpmpp have an eta")
+    with refusing():
+        return replace(sampler, eta=eta)
+
+
+def weights_of(average: str | None) -> Weights | float:
+    """Return which weights ``--average`` means.
+
+    Raises:
+        CommandError: if it is neither ``last`` nor a number.
+    """
+    if average is None:
+        return Weights.OF_RECIPE
+    if average == "last":
+        return Weights.OF_LAST_STEP
+    try:
+        return float(average)
+    except ValueError:
+        raise CommandError(f"--average: expected 'last' or the length of an average, got {average!r}") from None
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run.
+
+    Raises:
+        CommandError: if the folder is none.
+    """
+    with refusing():
+        return Run.open(folder)

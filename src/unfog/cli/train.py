@@ -1,0 +1,118 @@
+"""``unfog train``."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from unfog.cli.app import Sampling
+from unfog.cli.console import output, progress
+from unfog.cli.costs import cost_of, count
+from unfog.cli.errors import CommandError, refusing
+from unfog.cli.evaluate import report_on
+from unfog.cli.progress import TrainProgress
+from unfog.cli.sources import find_recipe
+from unfog.data.dataset import DataInfo
+from unfog.recipe.build import fit_to_data
+from unfog.recipe.data import Data, open_data
+from unfog.recipe.load import dump
+from unfog.recipe.run import MANIFEST, DataCard, Run
+from unfog.recipe.schema import Recipe
+from unfog.recipe.train import train
+from unfog.training.signals import Stop, stop_on_signals
+from unfog.training.step import TrainStep
+from unfog.training.trainer import NonFiniteError
+
+
+def run(which: str, settings: Sequence[str], out: Path | None, *, resume: bool, dry_run: bool, report: bool) -> int:
+    """Train; see ``app.train``."""
+    found = find_recipe(which, () if resume else settings)
+    folder = out or (found.run.folder if found.run is not None and resume else Path("runs") / found.recipe.name)
+    again = shlex.join(["unfog", "train", which, "--out", str(folder), "--resume"])
+    with refusing():
+        opened = _resumed(found.recipe, folder, settings) if resume else None
+        data = opened.data() if opened else open_data(found.recipe.data)
+        recipe = opened.recipe if opened else _fitted(found.recipe, data.train.info)
+    if dry_run:
+        _show(recipe, data)
+        return 0
+    with refusing():
+        command = shlex.join(["unfog", "train", which, *settings, "--out", str(folder)])
+        started = opened or _created(folder, recipe, data, command)
+    if opened:
+        opened.save_recipe()
+    _tell(started, data)
+    _train(started, data, again)
+    if report:
+        try:
+            report_on(started, data, Sampling())
+        except CommandError as error:
+            note = f"{folder} is trained and saved, but could not be measured"
+            raise CommandError(f"{note}: {error}", error.status) from error
+    return 0
+
+
+def _resumed(recipe: Recipe, folder: Path, settings: Sequence[str]) -> Run:
+    if not (folder / MANIFEST).exists():
+        raise CommandError(f"there is no run in {folder} to resume; leave out --resume to start it, or give its --out")
+    run = Run.open(folder)
+    if run.recipe.name != recipe.name:
+        raise CommandError(f"the run in {folder} is of the recipe {run.recipe.name!r}, not {recipe.name!r}")
+    return run.changed(settings)
+
+
+def _created(folder: Path, recipe: Recipe, data: Data, command: str) -> Run:
+    try:
+        return Run.create(folder, recipe, data.train.info, command=command)
+    except FileExistsError as error:
+        raise CommandError(f"{error}: continue a run with --resume, or give another folder with --out") from error
+
+
+def _fitted(recipe: Recipe, info: DataInfo) -> Recipe:
+    card = DataCard.of(info)
+    return fit_to_data(recipe, card.shape, card.classes)
+
+
+def _show(recipe: Recipe, data: Data) -> None:
+    """Print the recipe with what it costs as comments, so that the output is a recipe."""
+    info = data.train.info
+    cost = cost_of(recipe, *info.size)
+    total = 3 * cost.flops * recipe.train.total_examples
+    out = output()
+    for line in (
+        f"# data: {info.name}, {info.count} examples of {'x'.join(map(str, info.fields['x0'].shape))}",
+        f"# network: {count(cost.parameters)} parameters, {count(cost.flops)}FLOP an image",
+        f"# training: about {total:.2g} FLOP in all; one sample: {recipe.sample.evaluations} evaluations",
+    ):
+        out.print(line, soft_wrap=True, markup=False)
+    out.print(dump(recipe), soft_wrap=True, markup=False, end="")
+
+
+def _tell(run: Run, data: Data) -> None:
+    console, info = progress(), data.train.info
+    console.print(f"{run.recipe.name}: {run.recipe.train.steps} steps on {info.name}, in {run.folder}", markup=False)
+    for notice in info.notices:
+        console.print(notice, markup=False, soft_wrap=True)
+    if info.report.skipped:
+        console.print(str(info.report), markup=False, soft_wrap=True)
+
+
+def _train(run: Run, data: Data, again: str) -> None:
+    """Take all steps, or leave with a message that says how to go on."""
+    config = run.recipe.train
+    last: TrainStep | None = None
+    try:
+        with stop_on_signals() as stop, TrainProgress(config.steps, config.batch_size, progress()) as shown:
+            for last in _steps(run, data, stop):
+                shown.show(last)
+    except NonFiniteError as error:
+        raise CommandError(str(error), status=1) from error
+    except KeyboardInterrupt:
+        raise CommandError(f"interrupted; go on from the last checkpoint with: {again}", status=130) from None
+    if stop.signal is not None:
+        where = "" if last is None else f" after step {last.index} of {config.steps}"
+        raise CommandError(f"{stop.signal.name}: saved{where}; go on with: {again}", status=128 + stop.signal)
+
+
+def _steps(run: Run, data: Data, stop: Stop) -> Iterator[TrainStep]:
+    with refusing():
+        return train(run, data.train, stop=stop)

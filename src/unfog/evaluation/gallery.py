@@ -1,0 +1,299 @@
+"""Pictures of a report: tables of small images, drawn from the model and the data.
+
+Every function makes its own request, with settings and seeds of its own, so that a picture can be made again.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unfog.data.dataset import Dataset, to_uint8
+from unfog.diffusion.denoiser import Denoiser
+from unfog.diffusion.random import Rng
+from unfog.diffusion.shapes import align
+from unfog.metrics.neighbours import Neighbours, nearest_neighbours
+from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
+from unfog.sampling.conditioning.conditioner import Label
+
+SCALES = (0.0, 1.0, 2.0, 3.0, 5.0)
+"""Guidance scales that are shown side by side."""
+
+ROWS = 10
+"""Most classes that a table shows; of more, that many evenly spread ones."""
+
+_SIDE = 80
+_CHUNK = 2000
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a table.
+
+    Attributes:
+        uri: of the image, with the image inside.
+        alt: what it shows, for those who do not see it.
+        under: short lines below it.
+    """
+
+    uri: str
+    alt: str
+    under: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of images and what it is."""
+
+    label: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A table of images.
+
+    Attributes:
+        rows: of equal length.
+        columns: what stands above each column; nothing if empty.
+        side: of an image on the page, in pixels: a whole multiple of its own, so that pixels stay square.
+        smooth: whether the page may smooth the images, which suits large ones.
+        note: what must be said of all images, such as which channels are seen.
+        split: whether the first image of a row stands apart from the others.
+    """
+
+    rows: tuple[Row, ...]
+    columns: tuple[str, ...]
+    side: int
+    smooth: bool
+    note: str = ""
+    split: bool = False
+
+    @property
+    def width(self) -> int:
+        """Images in a row."""
+        return max(len(row.pictures) for row in self.rows)
+
+
+def png_uri(pixels: Tensor) -> str:
+    """Return an image as a data URI.
+
+    Args:
+        pixels: ``(C, H, W)`` uint8; of 1 channel grey, of 3 colour, of others the first channel is taken.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy()) if len(pixels) == 3 else Image.fromarray(pixels[0].numpy())
+    written = io.BytesIO()
+    image.save(written, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
+
+
+def gallery(rows: Sequence[Row], columns: Sequence[str], shape: Sequence[int]) -> Gallery:
+    """Put rows of images of ``shape`` ``(C, H, W)`` into a table."""
+    channels, height, width = shape
+    longest = max(height, width)
+    note = "" if channels in (1, 3) else f"The images have {channels} channels, of which the first is shown."
+    return Gallery(tuple(rows), tuple(columns), width * max(1, round(_SIDE / longest)), longest >= 64, note)
+
+
+def columns_for(shape: Sequence[int]) -> int:
+    """Return how many images fit beside each other: fewer of large ones, which are heavy too."""
+    return 8 if max(shape[1:]) <= 40 else 6 if max(shape[1:]) <= 72 else 4
+
+
+def shown_classes(pipeline: Pipeline) -> list[int]:
+    """Return the classes that tables show: all of few, some of many, none of a model without."""
+    if not isinstance(pipeline.conditioner, Label):
+        return []
+    count = pipeline.conditioner.classes
+    return list(range(count)) if count <= ROWS else [i * (count - 1) // (ROWS - 1) for i in range(ROWS)]
+
+
+def class_name(pipeline: Pipeline, label: int | None) -> str:
+    """Return the name of a class, its number where it has none, and nothing where there is no class."""
+    if label is None:
+        return ""
+    return pipeline.classes[label] if label < len(pipeline.classes) else str(label)
+
+
+def noising(denoiser: Denoiser, dataset: Dataset, columns: int, seed: int) -> Gallery:
+    """Show one image at rising noise levels.
+
+    Levels are even in ``sigma / (alpha + sigma)``, whatever the schedule's own time.
+
+    Args:
+        denoiser: gives the process.
+        dataset: its first example is shown.
+        columns: how many levels.
+        seed: of the noise.
+    """
+    process, schedule = denoiser.process, denoiser.process.schedule
+    x0 = dataset.gather(torch.tensor([0]))["x0"]
+    noise = process.noise_like(x0, rng=Rng.of(seed, 1))
+    share = torch.linspace(0, 1, columns, dtype=torch.float64)
+    times = schedule.time(2.0 * ((1 - share).log() - share.log())).clamp(0.0, 1.0)
+    states = process.add_noise(x0.expand(columns, *x0.shape[1:]), noise.expand(columns, *x0.shape[1:]), times)
+    pixels = visible(denoiser, states, times)
+    alpha, sigma, log_snr = (f(times).tolist() for f in (schedule.alpha, schedule.sigma, schedule.log_snr))
+    pictures = [
+        Picture(
+            png_uri(image),
+            f"the image at time {t:.3f}",
+            (f"t = {t:.3f}", f"α {a:.2f}", f"σ {short(s)}", f"λ {short(snr)}"),
+        )
+        for image, t, a, s, snr in zip(pixels, times.tolist(), alpha, sigma, log_snr, strict=True)
+    ]
+    return gallery([Row("", tuple(pictures))], (), x0.shape[1:])
+
+
+def denoising(pipeline: Pipeline, columns: int, seed: int) -> Gallery:
+    """Show samples on their way from noise to data, each with the estimates of x0.
+
+    Args:
+        pipeline: draws them at its own settings.
+        columns: most steps that are shown, the first and the last among them.
+        seed: of the samples.
+    """
+    classes = shown_classes(pipeline)
+    labels = [classes[i * (len(classes) - 1) // 2] for i in range(3)] if len(classes) > 2 else (classes or None)
+    count = len(labels) if labels else 3
+    request = SampleRequest(count, labels, seed, settings=None if labels else unguided(pipeline.settings))
+    steps = [preview.step for preview in pipeline.stream(request)]
+    chosen = sorted({round(i * (len(steps) - 1) / max(1, columns - 1)) for i in range(columns)})
+    times = torch.stack([steps[i].t.cpu() for i in chosen]).double()
+    rows = []
+    for k in range(count):
+        x = visible(pipeline.denoiser, torch.stack([steps[i].x[k].cpu() for i in chosen]), times)
+        x0 = to_uint8(torch.stack([steps[i].x0[k].cpu() for i in chosen]))
+        name = class_name(pipeline, labels[k]) if labels else f"sample {k}"
+        for label, images in ((f"{name}: x", x), ("its x0", x0)):
+            alts = [f"{label} after evaluation {i + 1}" for i in chosen]
+            rows.append(Row(label, tuple(Picture(png_uri(p), alt) for p, alt in zip(images, alts, strict=True))))
+    return gallery(rows, [f"t = {t:.2f}" for t in times.tolist()], pipeline.shape)
+
+
+def by_class(pipeline: Pipeline, columns: int, seed: int) -> Gallery:
+    """Show samples of each class; a column starts from the same noise in every row.
+
+    Args:
+        pipeline: draws them at its own settings.
+        columns: samples of each class.
+        seed: of the samples.
+    """
+    classes = shown_classes(pipeline)
+    if not classes:
+        request = SampleRequest(6 * columns, None, seed, settings=unguided(pipeline.settings))
+        pixels = to_uint8(pipeline.sample(request).x).cpu()
+        alts = [f"sample {k} of seed {seed}" for k in range(len(pixels))]
+        pictures = [Picture(png_uri(image), alt) for image, alt in zip(pixels, alts, strict=True)]
+        rows = [Row("", tuple(pictures[i : i + columns])) for i in range(0, len(pictures), columns)]
+        return gallery(rows, (), pipeline.shape)
+    rows = []
+    for label in classes:
+        pixels = to_uint8(pipeline.sample(SampleRequest(columns, label, seed)).x).cpu()
+        name = class_name(pipeline, label)
+        pictures = [Picture(png_uri(image), f"{name}, sample {k} of seed {seed}") for k, image in enumerate(pixels)]
+        rows.append(Row(name, tuple(pictures)))
+    return gallery(rows, [f"noise {k}" for k in range(columns)], pipeline.shape)
+
+
+def by_guidance(pipeline: Pipeline, seed: int) -> Gallery | None:
+    """Show one sample of each class at several guidance scales, a row starting from the same noise.
+
+    Returns:
+        The table; None for a model without classes, or one that was trained without condition dropout.
+    """
+    classes = shown_classes(pipeline)
+    if not classes or pipeline.conditioner.dropout == 0:
+        return None
+    drawn = []
+    for scale in SCALES:
+        request = SampleRequest(len(classes), classes, seed, settings=replace(pipeline.settings, guidance=scale))
+        drawn.append(to_uint8(pipeline.sample(request).x).cpu())
+    rows = []
+    for k, label in enumerate(classes):
+        name = class_name(pipeline, label)
+        alts = [f"{name} at guidance {scale:g}" for scale in SCALES]
+        pictures = [Picture(png_uri(images[k]), alt) for images, alt in zip(drawn, alts, strict=True)]
+        rows.append(Row(name, tuple(pictures)))
+    return gallery(rows, [f"{scale:g}" for scale in SCALES], pipeline.shape)
+
+
+def neighbours(samples: Tensor, labels: Sequence[str], train: Dataset) -> list[Gallery]:
+    """Show samples beside the training examples whose pixels are nearest, in two tables.
+
+    Args:
+        samples: ``(N, C, H, W)`` uint8.
+        labels: what to call each.
+        train: all of it is searched.
+    """
+    found = nearest_pixels(samples, train, min(3, len(train)))
+    elements = samples[0].numel()
+    rows = []
+    for sample, label, ids, distances in zip(samples, labels, found.indices, found.distances, strict=True):
+        examples = to_uint8(train.gather(ids)["x0"])
+        beside = [
+            Picture(png_uri(image), f"training example {i}", (f"{d / elements**0.5:.1f}", f"no. {i}"))
+            for image, i, d in zip(examples, ids.tolist(), distances.tolist(), strict=True)
+        ]
+        rows.append(Row(label, (Picture(png_uri(sample), f"sample {label}"), *beside)))
+    columns = ("sample", *("nearest", "second", "third")[: found.indices.shape[1]])
+    half = -(-len(rows) // 2)
+    tables = [gallery(part, columns, samples.shape[1:]) for part in (rows[:half], rows[half:]) if part]
+    return [replace(table, split=True) for table in tables]
+
+
+def pairs(samples: Tensor, train: Dataset, ids: Sequence[int], distances: Sequence[float]) -> Gallery:
+    """Show samples above the training examples that they were found to resemble.
+
+    Args:
+        samples: ``(N, C, H, W)`` uint8.
+        train: the training examples.
+        ids: which example each sample resembles.
+        distances: between them.
+    """
+    examples = to_uint8(train.gather(torch.tensor(ids))["x0"])
+    above = [Picture(png_uri(image), f"sample {i}") for i, image in enumerate(samples)]
+    below = [
+        Picture(png_uri(image), f"training example {i}", (short(d), f"no. {i}"))
+        for image, i, d in zip(examples, ids, distances, strict=True)
+    ]
+    return gallery([Row("sample", tuple(above)), Row("nearest", tuple(below))], (), samples.shape[1:])
+
+
+def nearest_pixels(samples: Tensor, train: Dataset, count: int) -> Neighbours:
+    """Return the training examples nearest to samples in pixels of 0 to 255, reading a part of the set at a time."""
+    best = torch.full((len(samples), 0), torch.inf, dtype=torch.float64)
+    ids = torch.zeros((len(samples), 0), dtype=torch.int64)
+    for start in range(0, len(train), _CHUNK):
+        some = torch.arange(start, min(start + _CHUNK, len(train)))
+        points = to_uint8(train.gather(some)["x0"]).float()
+        found = nearest_neighbours(samples.float(), points, min(count, len(some)))
+        best, ids = torch.cat([best, found.distances], 1), torch.cat([ids, found.indices + start], 1)
+        best, order = best.topk(min(count, best.shape[1]), largest=False)
+        ids = ids.gather(1, order)
+    return Neighbours(best, ids)
+
+
+def visible(denoiser: Denoiser, states: Tensor, times: Tensor) -> Tensor:
+    """Return noisy states ``(B, ...)`` as pixels: divided by ``sqrt(alpha^2 + sigma^2)`` and clipped to [-1, 1]."""
+    schedule = denoiser.process.schedule
+    scale = (schedule.alpha(times).square() + schedule.sigma(times).square()).sqrt()
+    return to_uint8(states / align(scale.to(states), states))
+
+
+def unguided(settings: SampleSettings) -> SampleSettings:
+    """Return the settings without guidance, which samples without a class need."""
+    return replace(settings, guidance=1.0)
+
+
+def short(value: float) -> str:
+    """Write a number in few characters."""
+    if value in (float("inf"), float("-inf")):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+    return text.replace("-", "−")

@@ -1,0 +1,244 @@
+"""A finished model in numbers: samples scored against the data, the loss by noise level, and the time they take."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unfog.data.dataset import Dataset, to_uint8
+from unfog.diffusion.checks import require
+from unfog.diffusion.denoiser import NetworkDenoiser
+from unfog.evaluation.accuracy import AccuracyReport
+from unfog.evaluation.classifier import Budget
+from unfog.evaluation.features import FeatureCard, FeatureConfig, feature_extractor
+from unfog.evaluation.loss import ExpectedLoss, LossCurve, expected_loss, loss_by_level
+from unfog.evaluation.scores import Comparison, Resemblance, Scores, evaluate
+from unfog.metrics.interval import Score
+from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
+from unfog.sampling.conditioning.conditioner import Label
+from unfog.tasks.denoising import Denoising
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on measuring.
+
+    Attributes:
+        features: how the feature network is made.
+        budget: of the classifiers behind the accuracy score.
+        resamples: of each bootstrap.
+        loss_examples: examples that the loss is measured on, of the training and of the test set each.
+    """
+
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    budget: Budget = field(default_factory=Budget)
+    resamples: int = 200
+    loss_examples: int = 512
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, and of which samples.
+
+    Attributes:
+        scores: of the samples.
+        loss_train: expected training loss on training examples.
+        loss_test: the same on held-out examples.
+        levels_train: errors by noise level on training examples.
+        levels_test: the same on held-out examples.
+        samples: how many samples were drawn; sample k has the label ``k % classes``.
+        classes: how many classes they were drawn over; 0 for samples without labels.
+        settings: of the sampler, in words.
+        guidance: scale of guidance.
+        evaluations: of the network for one sample.
+        seed: of the samples and of everything that was drawn at random.
+        sampling_seconds: wall time of drawing all samples.
+        measuring_seconds: wall time of everything else.
+        images: ``(samples, C, H, W)`` uint8; None in what was read back from JSON.
+    """
+
+    scores: Scores
+    loss_train: ExpectedLoss
+    loss_test: ExpectedLoss
+    levels_train: LossCurve
+    levels_test: LossCurve
+    samples: int
+    classes: int
+    settings: str
+    guidance: float
+    evaluations: int
+    seed: int
+    sampling_seconds: float
+    measuring_seconds: float
+    images: Tensor | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Wall time of sampling, per image."""
+        return self.sampling_seconds / self.samples
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the images as a dictionary that JSON can hold."""
+        numbers = {name: value for name, value in vars(self).items() if name != "images"}
+        parts = ("scores", "loss_train", "loss_test", "levels_train", "levels_test")
+        return {**numbers, **{name: numbers[name].to_dict() for name in parts}}
+
+    @staticmethod
+    def from_dict(stored: Mapping[str, Any]) -> "Measured":
+        """Return what ``to_dict`` turned into a dictionary, without the images."""
+        parts = {
+            "scores": _scores(stored["scores"]),
+            **{name: ExpectedLoss.from_dict(stored[name]) for name in ("loss_train", "loss_test")},
+            **{name: LossCurve.from_dict(stored[name]) for name in ("levels_train", "levels_test")},
+        }
+        return Measured(**{**stored, **parts})
+
+    def label_of(self, sample: int) -> int | None:
+        """Return the class that a sample was drawn for."""
+        return sample % self.classes if self.classes else None
+
+    def drawn(self, pipeline: Pipeline, numbers: Sequence[int]) -> Tensor:
+        """Return some of the samples, drawn again where the images are not at hand: ``(N, C, H, W)`` uint8.
+
+        Args:
+            pipeline: what was measured.
+            numbers: which samples, counted from 0.
+        """
+        if self.images is not None:
+            return self.images[list(numbers)]
+        settings = replace(pipeline.settings, guidance=self.guidance)
+        requests = [SampleRequest(1, self.label_of(k), self.seed, k, settings) for k in numbers]
+        return torch.cat([to_uint8(pipeline.sample(request).x).cpu() for request in requests])
+
+
+def measure(
+    pipeline: Pipeline,
+    task: Denoising,
+    train: Dataset,
+    test: Dataset,
+    *,
+    samples: int,
+    guidance: float,
+    seed: int,
+    batch_size: int,
+    cache: Path,
+    effort: Effort | None = None,
+) -> Measured:
+    """Draw samples evenly over the classes and measure them, and measure the loss of the network that drew them.
+
+    Args:
+        pipeline: what is measured: its weights, at its settings.
+        task: gives the density of the training times and the weight of the loss. The network whose loss is measured
+            is the pipeline's, which may be an average of the weights that the task trained.
+        train: the examples that the network was trained on.
+        test: examples that it has not seen.
+        samples: how many are drawn.
+        guidance: scale of guidance; 1 for a model without classes.
+        seed: of the samples and of everything that is drawn at random.
+        batch_size: samples at a time; it changes speed and memory only.
+        cache: folder in which the feature network of the training set is kept.
+        effort: how much is spent on measuring.
+
+    Raises:
+        ValueError: if the model cannot do what is asked, or there are too few samples or examples to be scored.
+        FloatingPointError: if a sample is not finite.
+    """
+    effort = effort or Effort()
+    denoiser = pipeline.denoiser
+    require(isinstance(denoiser, NetworkDenoiser), f"a NetworkDenoiser to measure, got {type(denoiser).__name__}")
+    assert isinstance(denoiser, NetworkDenoiser)
+    sampled = Denoising(denoiser, pipeline.conditioner, task.times, task.weight)
+    settings = replace(pipeline.settings, guidance=guidance)
+    classes = pipeline.conditioner.classes if isinstance(pipeline.conditioner, Label) else 0
+    labels = torch.arange(samples) % classes if classes else None
+    began = time.perf_counter()
+    images = draw(pipeline, settings, labels, samples, seed, batch_size)
+    drawn = time.perf_counter()
+    extractor = feature_extractor(train, cache, effort.features)
+    scores = evaluate(
+        images, labels, train, test, extractor, budget=effort.budget, seed=seed, resamples=effort.resamples
+    )
+    count = effort.loss_examples
+    losses = [expected_loss(sampled, part, count=count, seed=seed, batch_size=batch_size) for part in (train, test)]
+    curves = [loss_by_level(sampled, part, count=count, seed=seed, batch_size=batch_size) for part in (train, test)]
+    return Measured(
+        scores=scores,
+        loss_train=losses[0],
+        loss_test=losses[1],
+        levels_train=curves[0],
+        levels_test=curves[1],
+        samples=samples,
+        classes=classes,
+        settings=describe(settings),
+        guidance=guidance,
+        evaluations=settings.evaluations,
+        seed=seed,
+        sampling_seconds=drawn - began,
+        measuring_seconds=time.perf_counter() - drawn,
+        images=images,
+    )
+
+
+def draw(
+    pipeline: Pipeline, settings: SampleSettings, labels: Tensor | None, count: int, seed: int, batch_size: int
+) -> Tensor:
+    """Draw samples as they would be saved: ``(count, C, H, W)`` uint8 on the CPU.
+
+    Samples are brought to 8 bits batch by batch, so that only one batch is held as floats.
+
+    Args:
+        pipeline: what draws.
+        settings: of the sampler.
+        labels: ``(count,)`` classes, or None for samples without.
+        count: how many.
+        seed: sample k is a pure function of the seed, of k and of its label.
+        batch_size: samples at a time.
+
+    Raises:
+        ValueError: if the model cannot do what is asked.
+        FloatingPointError: if a sample is not finite.
+    """
+    require(count >= 1, f"at least 1 sample, got {count}")
+    parts = []
+    for first in range(0, count, batch_size):
+        size = min(batch_size, count - first)
+        some: Sequence[int] | None = None if labels is None else labels[first : first + size].tolist()
+        request = SampleRequest(size, some, seed, first, settings, batch_size)
+        parts.append(to_uint8(pipeline.sample(request).x).cpu())
+    return torch.cat(parts)
+
+
+def describe(settings: SampleSettings) -> str:
+    """Say in words how samples are drawn."""
+    number = f"{settings.steps} step" + ("s" if settings.steps > 1 else "")
+    return f"{settings.sampler} on {settings.grid}, {number}, guidance {settings.guidance:g}"
+
+
+def _scores(stored: Mapping[str, Any]) -> Scores:
+    """Return the scores that ``Scores.to_dict`` turned into a dictionary."""
+    comparisons = {
+        name: Comparison(**{part: Score(**value) for part, value in stored[name].items()})
+        for name in ("samples", "floor")
+    }
+    made = {
+        "features": FeatureCard.from_dict(stored["features"]),
+        "copying": Score(**stored["copying"]),
+        "nearest": tuple(Resemblance(**item) for item in stored["nearest"]),
+        "accuracy": None if stored["accuracy"] is None else _accuracy(stored["accuracy"]),
+    }
+    return Scores(**{**stored, **comparisons, **made})
+
+
+def _accuracy(stored: Mapping[str, Any]) -> AccuracyReport:
+    yardstick = stored["yardstick"]
+    made = {
+        "score": Score(**stored["score"]),
+        "per_class": {name: Score(**value) for name, value in stored["per_class"].items()},
+        "yardstick": None if yardstick is None else Score(**yardstick),
+        "budget": Budget(**stored["budget"]),
+    }
+    return AccuracyReport(**{**stored, **made})

@@ -1,0 +1,316 @@
+"""Charts of a report, as SVG to be put into a page.
+
+A chart takes its colours and its font from the page: matplotlib draws with placeholder colours, which are then
+replaced by the page's custom properties (``var(--ink)``), so one drawing serves light, dark and paper. Charts have
+one size and one panel, and the page lays them out: on a narrow screen they stack instead of shrinking.
+
+Matplotlib is imported where it is used, and only its object-oriented interface: nothing global is changed.
+"""
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unfog.diffusion.schedule import Schedule
+from unfog.diffusion.times import Times
+from unfog.evaluation.loss import REACH, LossCurve, Means
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Record = Mapping[str, Any]
+"""A line of the log."""
+
+# Placeholders, and the properties of the page that stand in their place.
+INK, MUTED, GRID, FIRST, SECOND, BASE, SHADE = (f"#0{i}0{i}0{i}" for i in range(1, 8))
+_PROPERTIES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--line",
+    FIRST: "--first",
+    SECOND: "--second",
+    BASE: "--base",
+    SHADE: "--shade",
+}
+
+_SIZE = (5.4, 3.3)
+_MOST_POINTS = 700
+_SMOOTHED_POINTS = 240
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing and what it shows.
+
+    Attributes:
+        svg: an ``<svg>`` element without identifiers that could clash with those of other charts.
+        title: a few words, which screen readers read out.
+    """
+
+    svg: str
+    title: str
+
+
+def loss_chart(records: Sequence[Record]) -> Chart | None:
+    """Draw the training loss over the steps, raw and smoothed; None if fewer than two steps were logged."""
+    steps, losses = _finite(records, "loss")
+    if len(steps) < 2:
+        return None
+    figure, axes = _panel("step", "loss", log=min(losses) > 0)
+    _raw_and_smoothed(axes, steps, losses, FIRST, "a batch")
+    _bound(axes, losses)
+    unapplied = [r["step"] for r in records if r.get("applied") is False]
+    if unapplied:
+        place = axes.get_xaxis_transform()
+        axes.plot(unapplied, [0.02] * len(unapplied), "|", color=SECOND, transform=place, label="not applied")
+    return _chart(figure, "loss", "Training loss over the steps")
+
+
+def gradient_chart(records: Sequence[Record]) -> Chart | None:
+    """Draw the norm of the gradient over the steps; None if fewer than two were logged."""
+    steps, norms = _finite(records, "grad_norm")
+    if len(steps) < 2:
+        return None
+    figure, axes = _panel("step", "norm of the gradient", log=min(norms) > 0)
+    _raw_and_smoothed(axes, steps, norms, BASE, "a batch")
+    _bound(axes, norms)
+    return _chart(figure, "gradient", "Norm of the gradient over the steps")
+
+
+def speed_chart(records: Sequence[Record]) -> Chart | None:
+    """Draw the examples a second over the steps; None if fewer than two steps were logged."""
+    timed = [r for r in records if r.get("seconds") and r.get("examples") and r.get("step")]
+    if len(timed) < 2:
+        return None
+    steps = [float(r["step"]) for r in timed]
+    speed = [r["examples"] / r["step"] / r["seconds"] for r in timed]
+    figure, axes = _panel("step", "examples a second")
+    _raw_and_smoothed(axes, steps, speed, FIRST, "a step")
+    axes.set_ylim(bottom=0)
+    return _chart(figure, "speed", "Examples a second over the steps")
+
+
+def rate_chart(records: Sequence[Record]) -> Chart | None:
+    """Draw the learning rate over the steps; None if fewer than two steps were logged."""
+    steps, rates = _finite(records, "lr")
+    if len(steps) < 2:
+        return None
+    every = math.ceil(len(steps) / _MOST_POINTS)
+    figure, axes = _panel("step", "learning rate")
+    axes.plot(steps[::every], rates[::every], color=BASE, linewidth=1.6)
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
+    return _chart(figure, "rate", "Learning rate over the steps")
+
+
+def level_chart(train: LossCurve, test: LossCurve, times: Times, schedule: Schedule) -> Chart:
+    """Draw the error of the prediction by noise level, with the baseline and the density of training behind."""
+    figure, axes = _panel(
+        "log-SNR    (data on the left, noise on the right)", "squared error of the prediction", log=True
+    )
+    _density(axes, times, schedule, (train.log_snr[-1], train.log_snr[0]))
+    axes.plot(test.log_snr, test.zero.values, color=BASE, linewidth=1.2, linestyle=(0, (4, 3)), label="predict 0")
+    _band(axes, train.log_snr, train.prediction, FIRST, "training")
+    _band(axes, test.log_snr, test.prediction, SECOND, "held out")
+    axes.set_xlim(max(test.log_snr), min(test.log_snr))
+    return _chart(figure, "levels", "Error of the prediction by noise level")
+
+
+def x0_chart(train: LossCurve, test: LossCurve) -> Chart:
+    """Draw the error of the estimate of x0 by noise level, in grey levels."""
+    figure, axes = _panel("log-SNR    (data on the left, noise on the right)", "error of x0, in grey levels of 255")
+    for curve, colour, label in ((train, FIRST, "training"), (test, SECOND, "held out")):
+        axes.plot(curve.log_snr, grey_levels(curve.x0.values), color=colour, linewidth=1.6, label=label)
+    axes.set_xlim(max(test.log_snr), min(test.log_snr))
+    axes.set_ylim(bottom=0)
+    return _chart(figure, "x0", "Error of the estimate of x0 by noise level")
+
+
+def grey_levels(squared: Sequence[float]) -> list[float]:
+    """Return the root of mean squared errors of data in [-1, 1], in grey levels of 0 to 255."""
+    return [127.5 * math.sqrt(value) for value in squared]
+
+
+def scales_chart(schedule: Schedule, evaluated: Sequence[float]) -> Chart:
+    """Draw the scales of signal and noise over time, with the sampler's evaluations marked."""
+    t = torch.linspace(0, 1, 201, dtype=torch.float64)
+    marks = torch.tensor(evaluated, dtype=torch.float64)
+    large = float(schedule.sigma(t[-1])) > 4
+    figure, axes = _panel("time t", "scale", log=large)
+    if large:
+        t = t[1:]
+    for function, colour, label in (
+        (schedule.alpha, FIRST, "signal, alpha"),
+        (schedule.sigma, SECOND, "noise, sigma"),
+    ):
+        axes.plot(t.numpy(), function(t).numpy(), color=colour, linewidth=1.6, label=label)
+        axes.plot(marks.numpy(), function(marks).numpy(), "o", color=colour, markersize=3.2, markeredgewidth=0)
+    axes.set_xlim(0, 1)
+    return _chart(figure, "scales", "Scales of signal and noise over time")
+
+
+def log_snr_chart(schedule: Schedule, evaluated: Sequence[float]) -> Chart:
+    """Draw the log-SNR over time, with the sampler's evaluations marked."""
+    t = torch.linspace(0, 1, 401, dtype=torch.float64)
+    marks = torch.tensor(evaluated, dtype=torch.float64)
+    figure, axes = _panel("time t", "log-SNR")
+    axes.axhline(0, color=GRID, linewidth=0.8)
+    shown = (
+        schedule.log_snr(t).clamp(-1.3 * REACH, 1.3 * REACH),
+        schedule.log_snr(marks).clamp(-1.3 * REACH, 1.3 * REACH),
+    )
+    axes.plot(t.numpy(), shown[0].numpy(), color=FIRST, linewidth=1.6)
+    axes.plot(
+        marks.numpy(),
+        shown[1].numpy(),
+        "o",
+        color=SECOND,
+        markersize=3.6,
+        markeredgewidth=0,
+        label="evaluations of the network",
+    )
+    axes.set_xlim(0, 1)
+    return _chart(figure, "log-snr", "Log-SNR over time")
+
+
+def smoothed(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return a running mean over a thirtieth of the points around each, at a few hundred steps.
+
+    A window is cut short at the ends on both sides alike, so that it stays centred.
+    """
+    sums = torch.cat([torch.zeros(1, dtype=torch.float64), torch.tensor(values, dtype=torch.float64).cumsum(0)])
+    count = len(values)
+    widest = max(1, count // 60)
+    chosen = sorted({round(i * (count - 1) / (_SMOOTHED_POINTS - 1)) for i in range(_SMOOTHED_POINTS)})
+    means = []
+    for i in chosen:
+        half = min(widest, i, count - 1 - i)
+        means.append(float(sums[i + half + 1] - sums[i - half]) / (2 * half + 1))
+    return [steps[i] for i in chosen], means
+
+
+def _finite(records: Sequence[Record], name: str) -> tuple[list[float], list[float]]:
+    """Return steps and values where there is a value; what was not finite is null in the log."""
+    pairs = [(float(r["step"]), float(r[name])) for r in records if r.get(name) is not None]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def _raw_and_smoothed(axes: "Axes", steps: Sequence[float], values: Sequence[float], colour: str, label: str) -> None:
+    every = math.ceil(len(steps) / _MOST_POINTS)
+    place, raw = steps[::every], values[::every]
+    axes.plot(place, raw, "o", color=colour, alpha=0.4, markersize=3.2, markeredgewidth=0, label=label)
+    axes.plot(*smoothed(steps, values), color=colour, linewidth=1.6, label="smoothed")
+
+
+def _bound(axes: "Axes", values: Sequence[float]) -> None:
+    """Keep a few outliers from flattening the rest: the axis spans 99.5 % of the values."""
+    low, high = torch.quantile(
+        torch.tensor(values, dtype=torch.float64), torch.tensor([0.0, 0.995], dtype=torch.float64)
+    ).tolist()
+    if low < high:
+        axes.set_ylim(*((low / 1.15, high * 1.15) if low > 0 else (low, high)))
+
+
+def _band(axes: "Axes", x: Sequence[float], means: Means, colour: str, label: str) -> None:
+    """Draw means with their 95 % intervals."""
+    low = [max(value - 1.96 * error, value / 10) for value, error in zip(means.values, means.errors, strict=True)]
+    high = [value + 1.96 * error for value, error in zip(means.values, means.errors, strict=True)]
+    axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+    axes.plot(x, means.values, color=colour, linewidth=1.6, label=label)
+
+
+def _density(axes: "Axes", times: Times, schedule: Schedule, limits: tuple[float, float]) -> None:
+    """Shade how often training draws each log-SNR, to no scale."""
+    u = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+    drawn = schedule.log_snr(times.quantile(u, schedule).clamp(1e-12, 1.0))
+    counts, edges = torch.histogram(drawn, bins=40, range=limits)
+    behind = axes.twinx()
+    behind.stairs(counts.numpy(), edges.numpy(), fill=True, color=SHADE, linewidth=0)
+    behind.set_ylim(0, max(float(counts.max()), 1.0) * 2.2)
+    behind.set_axis_off()
+    behind.set_zorder(-1)
+
+
+def _panel(x: str, y: str, *, log: bool = False) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure.patch.set_visible(False)
+    axes = figure.subplots()
+    axes.patch.set_visible(False)
+    if log:
+        axes.set_yscale("log")
+    axes.set_xlabel(x, color=MUTED, fontsize=9)
+    axes.set_ylabel(y, color=MUTED, fontsize=9)
+    axes.tick_params(which="both", color=GRID, labelcolor=MUTED, labelsize=8.5)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(GRID)
+    return figure, axes
+
+
+def _log_ticks(axes: "Axes") -> None:
+    """Label a logarithmic axis with plain numbers, as many as fit its range."""
+    from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
+
+    low, high = axes.get_ylim()
+    locator: Locator = LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 500 else (1.0,))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]) if high / low < 6 else locator)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _chart(figure: "Figure", name: str, title: str) -> Chart:
+    """Turn a figure into an element for the page."""
+    from matplotlib import rc_context
+
+    for axes in figure.axes:
+        if axes.get_yscale() == "log" and axes.axison:
+            _log_ticks(axes)
+    labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles = [handle for both in labelled for handle in both[0]]
+    if handles:
+        figure.legend(
+            handles,
+            [label for both in labelled for label in both[1]],
+            loc="outside upper left",
+            ncols=len(handles),
+            frameon=False,
+            fontsize=9,
+            labelcolor=INK,
+            handlelength=1.4,
+            columnspacing=1.6,
+        )
+    written = io.BytesIO()
+    # The salt makes the identifiers, and with them the page, the same each time.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    return Chart(_for_page(written.getvalue().decode(), name, title), title)
+
+
+def _for_page(svg: str, name: str, title: str) -> str:
+    """Make an SVG file an element: the page's colours and font, its own identifiers, and no size but its shape."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    box = re.search(r'viewBox="[^"]*"', svg)
+    assert box is not None
+    svg = re.sub(r"<svg[^>]*>", f'<svg {box[0]} role="img" aria-label="{title}">', svg, count=1)
+    svg = re.sub(r'id="([^"]*)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', svg).replace("url(#", f"url(#{name}-")
+    for colour, used in _PROPERTIES.items():
+        svg = svg.replace(colour, f"var({used})")
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    return "".join(line.strip() + "\n" for line in _unindented(svg))
+
+
+def _unindented(text: str) -> Iterator[str]:
+    return (line for line in text.splitlines() if line.strip())

@@ -1,0 +1,260 @@
+"""Words and numbers of a report: scores with as many digits as they deserve, settings as a tree, the metrics."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from unfog.evaluation.features import FeatureCard
+from unfog.evaluation.measure import Measured
+from unfog.metrics.interval import Score
+
+_LONG_LIST = 12
+
+
+class Headline(NamedTuple):
+    """A number at the top of the page."""
+
+    name: str
+    value: str
+    interval: str
+    detail: str
+
+
+class Metric(NamedTuple):
+    """A row of the table of metrics; ``floor`` is what real images get."""
+
+    name: str
+    better: str
+    samples: str
+    floor: str
+    examples: str
+    definition: str
+
+
+class Bar(NamedTuple):
+    """A class and the share of its test images that were named rightly."""
+
+    name: str
+    percent: float
+    text: str
+
+
+class Metrics(NamedTuple):
+    """The section on metrics."""
+
+    rows: tuple[Metric, ...]
+    bars: tuple[Bar, ...]
+    card: FeatureCard
+    card_accuracy: str
+    notes: tuple[str, ...]
+
+
+class Setting(NamedTuple):
+    """A line of the tree of settings; one without a value opens a branch."""
+
+    depth: int
+    name: str
+    value: str | None
+
+
+class Group(NamedTuple):
+    """A branch of the settings that stands on its own."""
+
+    name: str
+    settings: tuple[Setting, ...]
+
+
+def rounded(score: Score, *, percent: bool = False) -> tuple[str, str]:
+    """Return value and interval with as many digits as the interval supports.
+
+    Args:
+        score: the number.
+        percent: write a share as a percentage.
+    """
+    scale, unit = (100.0, " %") if percent else (1.0, "")
+    half = scale * (score.high - score.low) / 2
+    reference = half if half > 0 else abs(scale * score.value) / 1000 or 1.0
+    decimals = min(8, max(0, 1 - math.floor(math.log10(reference))))
+    value, low, high = (f"{scale * number:.{decimals}f}" for number in (score.value, score.low, score.high))
+    return f"{value}{unit}", f"{low} to {high}{unit}"
+
+
+def spoken(score: Score, *, percent: bool = False) -> str:
+    """Return value and interval in one text."""
+    value, interval = rounded(score, percent=percent)
+    return f"{value} ({interval})"
+
+
+def duration(seconds: float) -> str:
+    """Write a time span in the units that people use."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def size(count: int) -> str:
+    """Write a number of bytes."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.3g} {unit}"
+    return f"{count} bytes"
+
+
+def setting_groups(settings: Mapping[str, Any]) -> list[Group]:
+    """Turn nested settings into groups, one for each branch at the top; what is no branch comes first."""
+    loose = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
+    groups = [Group("general", tuple(_lines(loose, 0)))] if loose else []
+    branches = [(name, value) for name, value in settings.items() if isinstance(value, Mapping)]
+    return groups + [Group(name, tuple(_lines(value, 0))) for name, value in branches]
+
+
+def shortened(text: str, longest: int = 160) -> str:
+    """Return a text with its middle left out if it is long."""
+    return text if len(text) <= longest else f"{text[: longest - 40]} … {text[-30:]}"
+
+
+def headlines(measured: Measured | None) -> list[Headline]:
+    """Return the numbers at the top of the page, each with its interval, its count and who judged."""
+    if measured is None:
+        return []
+    scores = measured.scores
+    network, count, samples, floor = scores.features.name, scores.count, scores.samples, scores.floor
+    made = [
+        Headline(
+            "Fréchet distance",
+            *rounded(samples.frechet),
+            f"squared, in features of {network}, {count:,} samples against {count:,} test images; lower is better, and "
+            f"real images get {rounded(floor.frechet)[0]}",
+        )
+    ]
+    if scores.accuracy is not None:
+        score, yardstick = scores.accuracy.score, scores.accuracy.yardstick
+        beside = f"; trained on real images it gets {rounded(yardstick, percent=True)[0]}" if yardstick else ""
+        made.append(
+            Headline(
+                "Classification accuracy",
+                *rounded(score, percent=True),
+                f"on {score.count:,} test images, of a classifier that was trained on {scores.accuracy.examples:,} "
+                f"samples alone{beside}",
+            )
+        )
+    made += [
+        Headline(
+            "Precision",
+            *rounded(samples.precision, percent=True),
+            f"of {samples.precision.count:,} samples look real, in features of {network}; of real images "
+            f"{rounded(floor.precision, percent=True)[0]}",
+        ),
+        Headline(
+            "Recall",
+            *rounded(samples.recall, percent=True),
+            f"of {samples.recall.count:,} test images are within the samples' reach, in features of {network}; "
+            f"real images reach {rounded(floor.recall, percent=True)[0]}",
+        ),
+        Headline(
+            "Held-out loss",
+            *rounded(measured.loss_test.network),
+            f"on {measured.loss_test.network.count:,} test images; on training images "
+            f"{rounded(measured.loss_train.network)[0]}, and predicting 0 gives {rounded(measured.loss_test.zero)[0]}",
+        ),
+        Headline(
+            "Sampling",
+            duration(measured.seconds_per_image),
+            f"{measured.evaluations} evaluations",
+            f"an image, over {measured.samples:,} images; {measured.settings}",
+        ),
+    ]
+    return made
+
+
+def metrics(measured: Measured | None) -> Metrics | None:
+    """Return the section on metrics, or nothing where nothing was measured."""
+    if measured is None:
+        return None
+    scores = measured.scores
+    rows = [*_comparisons(measured), _copying(scores.copying)]
+    bars: list[Bar] = []
+    judged = [*vars(scores.samples).values(), scores.copying]
+    if (accuracy := scores.accuracy) is not None:
+        judged.append(accuracy.score)
+        real = "–" if accuracy.yardstick is None else spoken(accuracy.yardstick, percent=True)
+        text = (
+            f"Accuracy on real test images of a classifier trained on {accuracy.examples:,} samples alone; in the next "
+            "column, of the same classifier trained on as many real images."
+        )
+        name, value = "Classification accuracy score", spoken(accuracy.score, percent=True)
+        rows.append(Metric(name, "higher", value, real, f"{accuracy.score.count:,}", text))
+        named = accuracy.per_class.items()
+        bars = [Bar(name, 100 * score.value, spoken(score, percent=True)) for name, score in named]
+    notes = tuple(dict.fromkeys(score.note for score in judged if score.note))
+    return Metrics(tuple(rows), tuple(bars), scores.features, spoken(scores.features.accuracy, percent=True), notes)
+
+
+def _comparisons(measured: Measured) -> Iterator[Metric]:
+    ours, real = measured.scores.samples, measured.scores.floor
+    for name, better, field, percent, definition in (
+        (
+            "Fréchet distance",
+            "lower",
+            "frechet",
+            False,
+            "Squared distance between the features of the samples and of test images, each set taken as one Gaussian.",
+        ),
+        ("Precision", "higher", "precision", True, "Share of the samples that lie among the test images: realism."),
+        ("Recall", "higher", "recall", True, "Share of the test images that lie among the samples: variety."),
+        (
+            "Density",
+            "higher",
+            "density",
+            False,
+            "In how many test images' neighbourhoods a sample lies, over k, about 1 for real images: realism, less moved "
+            "by outliers than precision.",
+        ),
+        (
+            "Coverage",
+            "higher",
+            "coverage",
+            True,
+            "Share of the test images with a sample in their neighbourhood: variety, less moved by outliers than "
+            "recall.",
+        ),
+    ):
+        score, floor = getattr(ours, field), getattr(real, field)
+        texts = (spoken(score, percent=percent), spoken(floor, percent=percent))
+        yield Metric(name, better, *texts, f"{score.count:,}", definition)
+
+
+def _copying(score: Score) -> Metric:
+    text = (
+        "Probability that a sample lies nearer to the training set than a test image does: 0.5 without copying, near 1 "
+        "where samples are copies."
+    )
+    return Metric("Copying", "near 0.5", spoken(score), "0.5", f"{score.count:,}", text)
+
+
+def _lines(node: Mapping[str, Any], depth: int) -> Iterator[Setting]:
+    for name, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield Setting(depth, name, None)
+            yield from _lines(value, depth + 1)
+        else:
+            yield Setting(depth, name, _plain(value))
+
+
+def _plain(value: Any) -> str:
+    """Write a leaf as it is written in overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "–"
+    if isinstance(value, list | tuple):
+        if len(value) > _LONG_LIST:
+            return f"{len(value)} values, {_plain(value[0])} to {_plain(value[-1])}"
+        return "[" + ", ".join(_plain(item) for item in value) + "]"
+    return str(value)

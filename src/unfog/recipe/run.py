@@ -1,0 +1,302 @@
+"""A run on disk: its recipe, its manifest, and what training left there.
+
+::
+
+    recipe.yaml      fully resolved
+    manifest.json    versions, and which data it learned from
+    checkpoints/     see ``checkpoint``
+    log.jsonl        see ``training.log``
+
+The manifest is written last: a folder with one holds a whole run.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from unfog.checkpoint import JSON, read_checkpoint, require_same_tensors, write_atomically
+from unfog.data.dataset import DataInfo
+from unfog.diffusion.checks import require
+from unfog.diffusion.random import seed_of
+from unfog.pipeline import Pipeline
+from unfog.recipe.build import build_network, build_pipeline, fit_to_data
+from unfog.recipe.data import Data, open_data
+from unfog.recipe.errors import RecipeError
+from unfog.recipe.load import differences, dump, load, override
+from unfog.recipe.schema import Recipe
+from unfog.training.ema import format_length
+from unfog.training.log import read_log
+from unfog.training.run import LOG
+
+RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
+FORMAT = 1
+CHANGEABLE = ("train.steps", "save.")
+"""Settings that may change when a run is resumed, by the beginning of their path."""
+
+
+class RunError(ValueError):
+    """A folder that is not a run, or not the run that is asked for."""
+
+
+class Weights(Enum):
+    """Which weights of a run are meant, besides an average of a given length."""
+
+    OF_RECIPE = "those that the recipe samples from"
+    OF_LAST_STEP = "those of the last step"
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """Which data a run learned from.
+
+    Attributes:
+        name: where they came from.
+        fingerprint: SHA-256 of the training examples.
+        count: how many there are.
+        shape: of one example, ``(C, H, W)``.
+        classes: names of the classes; none without labels.
+    """
+
+    name: str
+    fingerprint: str
+    count: int
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+
+    @staticmethod
+    def of(info: DataInfo) -> "DataCard":
+        """Return the card of a data set."""
+        return DataCard(info.name, info.fingerprint, info.count, info.fields["x0"].shape, info.classes or ())
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Where a run comes from.
+
+    Attributes:
+        format: of the run folder.
+        unfog: version of this library.
+        torch: version of torch.
+        python: version of Python.
+        created: when, in ISO 8601, UTC.
+        command: that started it, as it was typed; empty if none did.
+        data: what it learned from.
+    """
+
+    format: int
+    unfog: str
+    torch: str
+    python: str
+    created: str
+    command: str
+    data: DataCard
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """Weights from a checkpoint.
+
+    Attributes:
+        group: their name in the checkpoint, such as ``ema-0.050``.
+        step: of the checkpoint.
+        sha256: of names, dtypes, shapes and values.
+        tensors: by name.
+    """
+
+    group: str
+    step: int
+    sha256: str
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run folder.
+
+    Attributes:
+        folder: where it lies.
+        recipe: fully resolved.
+        manifest: where the run comes from.
+    """
+
+    folder: Path
+    recipe: Recipe
+    manifest: Manifest
+
+    @staticmethod
+    def create(folder: Path, recipe: Recipe, info: DataInfo, *, command: str = "") -> "Run":
+        """Start a run: write its recipe, fitted to the data, and its manifest.
+
+        Args:
+            folder: made if it is not there.
+            recipe: the run.
+            info: of the training data.
+            command: that starts it, as it was typed.
+
+        Raises:
+            FileExistsError: if the folder holds a run, or anything else.
+            ValueError: if the recipe does not fit the data.
+        """
+        card = DataCard.of(info)
+        recipe = fit_to_data(recipe, card.shape, card.classes)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            what = "holds a run already" if (folder / MANIFEST).exists() else "is not an empty folder"
+            raise FileExistsError(f"{folder} {what}")
+        manifest = Manifest(
+            format=FORMAT,
+            unfog=version("unfog"),
+            torch=torch.__version__,
+            python=platform.python_version(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=command,
+            data=card,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / RECIPE, dump(recipe).encode())
+        write_atomically(folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+        return Run(folder, recipe, manifest)
+
+    @staticmethod
+    def open(folder: Path) -> "Run":
+        """Open a run folder.
+
+        Raises:
+            RunError: if it is none, or damaged; says which file and why.
+        """
+        if not folder.is_dir():
+            raise RunError(f"there is no folder {folder}{_similar(folder)}")
+        if not (folder / MANIFEST).is_file():
+            raise RunError(f"{folder} is not a run: it has no {MANIFEST}{_similar(folder)}")
+        try:
+            manifest = TypeAdapter(Manifest).validate_json((folder / MANIFEST).read_bytes(), strict=True)
+        except ValidationError as error:
+            reason = error.errors()[0]
+            where = ".".join(str(part) for part in reason["loc"])
+            raise RunError(f"{folder / MANIFEST} is damaged: {where or 'the file'}: {reason['msg']}") from error
+        if manifest.format != FORMAT:
+            raise RunError(
+                f"{folder} is a run of format {manifest.format}; this version of Unfog reads format {FORMAT}"
+            )
+        try:
+            recipe = load((folder / RECIPE).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, RecipeError) as error:
+            raise RunError(f"{folder / RECIPE} is damaged: {error}") from error
+        return Run(folder, recipe, manifest)
+
+    def changed(self, assignments: Sequence[str]) -> "Run":
+        """Return the run with another number of steps or another cadence of saving, to be resumed.
+
+        Raises:
+            RecipeError: if anything else would change.
+        """
+        recipe = override(self.recipe, assignments)
+        changes = differences(self.recipe, recipe)
+        refused = [path for path in changes if not path.startswith(CHANGEABLE)]
+        if refused:
+            raise RecipeError(
+                refused[0],
+                f"a run that is resumed keeps its recipe, save train.steps and save.*; {', '.join(refused)} would "
+                f"change: start another run for that, or leave it out",
+            )
+        return replace(self, recipe=recipe)
+
+    def save_recipe(self) -> None:
+        """Write the recipe, after ``changed``."""
+        write_atomically(self.folder / RECIPE, dump(self.recipe).encode())
+
+    def data(self) -> Data:
+        """Open the data that the run learned from.
+
+        Raises:
+            RunError: if they are not the same any more.
+            ValueError: if they cannot be opened.
+            ImportError: if a library that they need is missing.
+        """
+        data = open_data(self.recipe.data)
+        before, now = self.manifest.data, DataCard.of(data.train.info)
+        if before.fingerprint != now.fingerprint:
+            raise RunError(
+                f"the training data of {self.folder} have changed since the run began: {before.name} had "
+                f"{before.count} examples with the fingerprint {before.fingerprint[:12]}, {now.name} has {now.count} "
+                f"with {now.fingerprint[:12]}; bring the old data back, or start another run"
+            )
+        return data
+
+    def weights(self, which: Weights | float = Weights.OF_RECIPE) -> StoredWeights:
+        """Read weights from the newest whole checkpoint.
+
+        Args:
+            which: the recipe's average, the last step's, or the average of a length in ``recipe.train.ema``.
+
+        Raises:
+            ValueError: if the run keeps no such average.
+            FileNotFoundError: if it has saved nothing yet.
+            DamagedCheckpointError: if all checkpoints are damaged.
+        """
+        group = self._group(which)
+        state = read_checkpoint(self.folder, [group])
+        tensors = state.tensors[group]
+        return StoredWeights(group, state.step, _sha256(tensors), tensors)
+
+    def network(self, which: Weights | float | StoredWeights = Weights.OF_RECIPE) -> nn.Module:
+        """Return the network with weights from the newest whole checkpoint; raises as ``weights`` does."""
+        weights = which if isinstance(which, StoredWeights) else self.weights(which)
+        network = initial_network(self.recipe)
+        require_same_tensors(network.state_dict(), weights.tensors, weights.group)
+        network.load_state_dict(weights.tensors)
+        return network.eval()
+
+    def pipeline(self, which: Weights | float | StoredWeights = Weights.OF_RECIPE) -> Pipeline:
+        """Return what samples from the run; raises as ``weights`` does."""
+        network, card = self.network(which).to(default_device()), self.manifest.data
+        return build_pipeline(self.recipe, network, card.shape, card.classes)
+
+    def log(self) -> list[dict[str, JSON]]:
+        """Return the records of ``log.jsonl``; none before the first."""
+        path = self.folder / LOG
+        return read_log(path) if path.exists() else []
+
+    def _group(self, which: Weights | float) -> str:
+        length = self.recipe.average if which is Weights.OF_RECIPE else which
+        if length is None or isinstance(length, Weights):
+            return "model"
+        kept = self.recipe.train.ema
+        require(length in kept, f"one of the averages that {self.folder} keeps, {list(kept)}, got {length}")
+        return f"ema-{format_length(length)}"
+
+
+def initial_network(recipe: Recipe) -> nn.Module:
+    """Return the network as training begins with it: its weights depend on the recipe alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("init", recipe.train.seed))
+        return build_network(recipe.network)
+
+
+def default_device() -> torch.device:
+    """Return where networks run: the first CUDA device, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _similar(folder: Path) -> str:
+    """Name the runs that lie beside a folder that is none."""
+    home = folder.parent
+    runs = sorted(path.parent.name for path in home.glob(f"*/{MANIFEST}")) if home.is_dir() else []
+    return f"; runs there: {', '.join(str(home / name) for name in runs[:8])}" if runs else ""

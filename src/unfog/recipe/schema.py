@@ -1,0 +1,151 @@
+"""What a recipe is: a frozen tree of configuration. Variation is ``dataclasses.replace``.
+
+The values of the tree are the library's own: schedules, parameterizations, samplers and networks' configurations.
+``load`` turns trees into YAML and back and applies overrides; ``build`` makes modules of them.
+"""
+
+from dataclasses import dataclass, field
+
+from unfog.diffusion.checks import require
+from unfog.diffusion.nn.dit import DiTConfig
+from unfog.diffusion.nn.unet import UNetConfig
+from unfog.diffusion.parameterization import Parameterization
+from unfog.diffusion.schedule import Schedule
+from unfog.diffusion.times import Times
+from unfog.diffusion.weighting import Weight
+from unfog.pipeline import SampleSettings
+from unfog.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data, and how they are read.
+
+    Attributes:
+        path: a name ("digits", "mnist"), a folder, a file, or "hf:owner/name".
+        size: side of the square that pictures are brought to; None keeps them as they are.
+        channels: 1 (grey) or 3 (colour); None takes what the pictures have.
+        flip: whether pictures are mirrored at random.
+        holdout: share of the examples kept back for tests where the source has no test split, in (0, 1).
+        limit: use only the first so many examples; None uses all.
+    """
+
+    path: str
+    size: int | None = None
+    channels: int | None = None
+    flip: bool = False
+    holdout: float = 0.1
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        require(bool(self.path), "a data path or name, got an empty one")
+        require(self.size is None or self.size >= 1, f"a size of at least 1 pixel, got {self.size}")
+        require(self.channels in (None, 1, 3), f"channels of 1 or 3, got {self.channels}")
+        require(0 < self.holdout < 1, f"a holdout in (0, 1), got {self.holdout}")
+        require(self.limit is None or self.limit >= 1, f"a limit of at least 1 example, got {self.limit}")
+
+
+@dataclass(frozen=True)
+class ConditionConfig:
+    """What the model is conditioned on.
+
+    Attributes:
+        classes: whether labels are used; the data must have them then.
+        dropout: probability with which a label is replaced by the null; 0 gives a model that cannot be guided.
+    """
+
+    classes: bool = True
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(0 <= self.dropout < 1, f"a dropout in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class SaveConfig:
+    """What is written, and when.
+
+    Attributes:
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between lines of the log.
+        keep: checkpoints that stay.
+    """
+
+    checkpoint_every: int = 500
+    log_every: int = 10
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_every", "log_every", "keep"):
+            require(getattr(self, name) >= 1, f"{name} of at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a finished run is measured.
+
+    Attributes:
+        samples: how many samples are drawn for the metrics, evenly over the classes.
+        guidance: scale of guidance for them.
+        seed: of the samples.
+        batch_size: samples at a time.
+    """
+
+    samples: int = 5000
+    guidance: float = 1.0
+    seed: int = 0
+    batch_size: int = 250
+
+    def __post_init__(self) -> None:
+        require(self.samples >= 1, f"samples of at least 1, got {self.samples}")
+        require(self.batch_size >= 1, f"a batch_size of at least 1, got {self.batch_size}")
+        require(0 <= self.seed < 2**63, f"a seed in [0, 2**63), got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run, described completely.
+
+    Attributes:
+        name: of the recipe.
+        description: one sentence for people.
+        data: what is learned from.
+        network: its channels and classes are those of the data (``build.fit_to_data`` sets them).
+        schedule: of the noise.
+        parameterization: what the network predicts.
+        times: density of the training times.
+        weight: of the loss over noise levels.
+        condition: what the model is conditioned on.
+        train: optimiser steps, batch, precision, averages.
+        sample: how to sample unless a request says otherwise.
+        average: length of the average (EMA) that is sampled from; None takes the weights of the last step.
+        evaluation: how the run is measured at its end.
+        save: what is written, and when.
+    """
+
+    name: str
+    description: str
+    data: DataConfig
+    network: UNetConfig | DiTConfig
+    schedule: Schedule
+    parameterization: Parameterization
+    times: Times
+    weight: Weight
+    train: TrainConfig
+    sample: SampleSettings
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
+    average: float | None = 0.05
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    save: SaveConfig = field(default_factory=SaveConfig)
+
+    def __post_init__(self) -> None:
+        self.parameterization.check(self.schedule)
+        require(
+            self.average is None or self.average in self.train.ema,
+            f"an average among the lengths in train.ema, {self.train.ema}, or None, got {self.average}",
+        )
+        unguided = self.condition.classes and self.condition.dropout == 0
+        require(
+            not unguided or self.sample.guidance == 1,
+            f"sample.guidance=1 without condition dropout, got {self.sample.guidance}; set condition.dropout=0.1",
+        )

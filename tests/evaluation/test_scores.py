@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from unfog.data.dataset import ArrayDataset
+from unfog.evaluation.classifier import Budget
+from unfog.evaluation.features import FeatureConfig, feature_extractor
+from unfog.evaluation.scores import compare, evaluate
+
+TINY = Budget(steps=6, batch_size=12, width=1, lr=2e-2)
+
+
+def halves(count, seed):
+    """Two classes of images, one bright on the left and one on the right, with noise."""
+    rng = np.random.default_rng(seed)
+    label = np.sort(np.arange(count) % 2)
+    pixels = rng.integers(0, 100, (count, 1, 8, 8), dtype=np.uint8)
+    pixels[label == 0, :, :, :4] += 120
+    pixels[label == 1, :, :, 4:] += 120
+    return pixels, label
+
+
+def dataset(count, seed):
+    pixels, label = halves(count, seed)
+    return ArrayDataset(pixels, label, name="toy", classes=("left", "right"))
+
+
+def images(data):
+    values = data.gather(torch.arange(len(data)))
+    return values["x0"], values["label"]
+
+
+@pytest.fixture(scope="module")
+def train():
+    return dataset(60, 0)
+
+
+@pytest.fixture(scope="module")
+def test():
+    return dataset(30, 1)
+
+
+@pytest.fixture(scope="module")
+def extractor(train, tmp_path_factory):
+    return feature_extractor(train, tmp_path_factory.mktemp("cache"), FeatureConfig(budget=TINY))
+
+
+@pytest.fixture(scope="module")
+def perfect(train, test, extractor):
+    """The scores of the test examples themselves, in another order."""
+    x0, label = images(test)
+    return evaluate(x0.flip(0), label.flip(0), train, test, extractor, budget=TINY, resamples=20)
+
+
+def test_the_test_examples_as_samples_are_at_distance_zero_with_full_precision_and_recall(perfect):
+    # Features are float32 and depend on their place in a batch by rounding.
+    assert perfect.samples.frechet.value < 1e-6
+    assert (perfect.samples.precision.value, perfect.samples.recall.value) == (1.0, 1.0)
+    assert perfect.samples.coverage.value == 1.0
+
+
+def test_the_floor_compares_real_examples_at_the_same_count(perfect):
+    assert perfect.floor.frechet.count == perfect.samples.frechet.count == perfect.count == 30
+    assert perfect.floor.frechet.value > perfect.samples.frechet.value
+
+
+def test_the_distance_says_whose_features_it_is_of(perfect, extractor):
+    assert extractor.card.name in perfect.samples.frechet.note
+    assert "not FID" in perfect.samples.frechet.note
+
+
+def test_the_interval_holds_the_distance(perfect):
+    floor = perfect.floor.frechet
+    assert floor.low < floor.value < floor.high
+
+
+def test_the_accuracy_has_a_yardstick_at_the_same_count(perfect):
+    assert perfect.accuracy.examples == 30
+    assert perfect.accuracy.yardstick is not None
+
+
+def test_scores_turn_into_json(perfect, extractor):
+    told = json.loads(json.dumps(perfect.to_dict()))
+    assert told["samples"]["frechet"]["value"] == perfect.samples.frechet.value
+    assert told["features"]["sha256"] == extractor.card.sha256
+
+
+def test_copies_of_training_examples_are_found_and_count_as_copying(train, test, extractor):
+    ids = torch.tensor([7, 50, 23, 11, 40, 3])
+    scores = evaluate(train.gather(ids)["x0"], None, train, test, extractor, resamples=20)
+    found = {r.sample: r.training for r in scores.nearest}
+    assert found == dict(enumerate(ids.tolist()))
+    assert scores.copying.value == 1.0
+    assert scores.accuracy is None
+
+
+def test_noise_scores_worse_than_the_floor(train, test, extractor):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (30, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    scores = evaluate(noise, None, train, test, extractor, resamples=20)
+    assert scores.samples.frechet.low > scores.floor.frechet.high
+
+
+def test_the_order_of_the_samples_does_not_matter_if_all_are_used(train, test, extractor, perfect):
+    scores = evaluate(images(test)[0], None, train, test, extractor, resamples=20)
+    assert scores.samples.precision == perfect.samples.precision
+    assert scores.samples.frechet.value == pytest.approx(perfect.samples.frechet.value, abs=1e-6)
+
+
+def test_an_extractor_of_other_data_is_refused(train, test, extractor):
+    with pytest.raises(ValueError, match="was made from"):
+        evaluate(images(test)[0], None, dataset(60, 5), test, extractor)
+
+
+def test_no_more_examples_than_dimensions_are_refused():
+    with pytest.raises(ValueError, match="5 examples in 5 dimensions"):
+        compare(torch.randn(5, 5), torch.randn(5, 5), "toy", 0, 20)
