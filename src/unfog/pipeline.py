@@ -86,11 +86,13 @@ class Preview:
         start: index of the batch's first sample in the request.
         step: where its sampler is.
         progress: share of the whole request's steps that is done, in (0, 1].
+        finished: whether the batch is done, and ``step.x`` its samples.
     """
 
     start: int
     step: Step
     progress: float
+    finished: bool
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Pipeline:
             ValueError: if the model cannot do what is asked.
             FloatingPointError: if a sample is not finite.
         """
-        finished = [preview.step.x for preview in self.stream(request) if self._is_last(preview, request)]
+        finished = [preview.step.x for preview in self.stream(request) if preview.finished]
         return Samples(torch.cat(finished), request, request.settings or self.settings)
 
     @torch.inference_mode()
@@ -148,19 +150,20 @@ class Pipeline:
             ValueError: if the model cannot do what is asked.
             FloatingPointError: if a sample is not finite.
         """
+        self.check(request)
         settings = request.settings or self.settings
-        self._check(request, settings)
         self.denoiser.eval()
         times = settings.grid.times(self.denoiser.process.schedule, settings.steps)
         calls = settings.sampler.evaluations(settings.steps)
         for start in range(0, request.count, request.batch_size):
             stop = min(start + request.batch_size, request.count)
             for step in self._steps(request, settings, times, start, stop):
-                if step.index == calls - 1:
+                finished = step.index == calls - 1
+                if finished:
                     require_finite(step.x)
                 decoded = Step(step.index, step.t, self.codec.decode(step.x), self.codec.decode(step.x0))
                 done = start * calls + (stop - start) * (step.index + 1)
-                yield Preview(start, decoded, done / (request.count * calls))
+                yield Preview(start, decoded, done / (request.count * calls), finished)
 
     def _steps(
         self, request: SampleRequest, settings: SampleSettings, times: Tensor, start: int, stop: int
@@ -184,11 +187,10 @@ class Pipeline:
             return self.denoiser, cond
         return ClassifierFree(self.denoiser, settings.guidance, null), cond
 
-    def _is_last(self, preview: Preview, request: SampleRequest) -> bool:
+    def check(self, request: SampleRequest) -> None:
+        """Raise ``ValueError`` if the model cannot do what is asked."""
         settings = request.settings or self.settings
-        return preview.step.index == settings.sampler.evaluations(settings.steps) - 1
-
-    def _check(self, request: SampleRequest, settings: SampleSettings) -> None:
+        settings.grid.times(self.denoiser.process.schedule, settings.steps)  # refuses counts that it cannot hold
         if request.labels is None:
             require(
                 not isinstance(self.conditioner, Label) or self.conditioner.dropout > 0,

@@ -1,7 +1,7 @@
 """``unfog sample``."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from unfog.cli.app import Sampling
 from unfog.cli.console import output, progress
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.sources import open_run, settings_of, weights_of
-from unfog.pipeline import Pipeline, Preview, SampleRequest, Samples
+from unfog.pipeline import Pipeline, SampleRequest, Samples
 from unfog.recipe.errors import did_you_mean
 from unfog.recipe.export import Record, origin_of, read_record, save_images
 from unfog.recipe.run import Run, StoredWeights, Weights
@@ -131,24 +131,16 @@ def _folder(run: Run, request: SampleRequest, out: Path | None) -> Path:
 
 def _draw(pipeline: Pipeline, request: SampleRequest) -> Samples:
     """Answer a request, showing the progress on a terminal."""
-    settings = request.settings or pipeline.settings
-    last = settings.sampler.evaluations(settings.steps) - 1
-    previews = pipeline.stream(request)
+    with refusing():
+        pipeline.check(request)
     finished = []
     try:
-        with refusing():  # what the model cannot do is refused with the first step
-            first = next(previews)
         with Progress(console=progress(), disable=not progress().is_terminal) as bar:
             task = bar.add_task("sampling", total=1.0)
-            for preview in _chained(first, previews):
+            for preview in pipeline.stream(request):
                 bar.update(task, completed=preview.progress)
-                if preview.step.index == last:
+                if preview.finished:
                     finished.append(preview.step.x.cpu())
     except FloatingPointError as error:
         raise CommandError(str(error), status=1) from error
-    return Samples(torch.cat(finished), request, settings)
-
-
-def _chained(first: Preview, rest: Iterator[Preview]) -> Iterator[Preview]:
-    yield first
-    yield from rest
+    return Samples(torch.cat(finished), request, request.settings or pipeline.settings)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from unfog.diffusion.checks import require_precise
 from unfog.diffusion.parameterization import Parameterization
 from unfog.diffusion.process import Process
 from unfog.diffusion.shapes import align
@@ -73,6 +74,7 @@ class NetworkDenoiser(Denoiser):
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
         """Return the network's prediction F in the dtype of ``x_t``."""
+        require_precise(t)
         schedule, parameterization = self.process.schedule, self.parameterization
         c_in = parameterization.c_in(schedule.alpha(t), schedule.sigma(t))
         c_noise = parameterization.c_noise(schedule.network_time(t), schedule.log_snr(t))

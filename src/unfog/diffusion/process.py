@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unfog.diffusion.checks import require
+from unfog.diffusion.checks import require, require_precise
 from unfog.diffusion.random import Purpose, Rng
 from unfog.diffusion.schedule import Schedule
 from unfog.diffusion.shapes import align
@@ -85,6 +85,7 @@ class Gaussian(Process):
         return rng.normal(x0.shape[1:], Purpose.NOISE).to(x0)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        require_precise(t)
         alpha_t, sigma_t = (align(f(t).to(x0), x0) for f in (self.schedule.alpha, self.schedule.sigma))
         return alpha_t * x0 + sigma_t * noise
 

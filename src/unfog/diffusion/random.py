@@ -211,7 +211,7 @@ class Rng:
         parts = [self._words(i, i + group, blocks, purpose, gaussian=gaussian) for i in range(0, len(self), group)]
         if not parts:
             return torch.empty(0, *shape, device=self.sample.device)
-        return (parts[0] if len(parts) == 1 else torch.cat(parts))[:, :numel].reshape(-1, *shape)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts))[:, :numel].reshape(len(self), *shape)
 
     def _words(self, start: int, stop: int, blocks: int, purpose: Purpose, *, gaussian: bool) -> Tensor:
         keys = self[start:stop]

@@ -15,7 +15,7 @@ Sources:
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from itertools import pairwise
@@ -215,7 +215,7 @@ class Tabulated(Schedule):
     Training on whole levels only is a matter of the times drawn: ``times.Levels``.
     """
 
-    alphas_cumprod: tuple[float, ...]
+    alphas_cumprod: tuple[float, ...] = field(repr=False)
     clean: CleanEnd = CleanEnd.EXACT
 
     def __post_init__(self) -> None:

@@ -101,7 +101,11 @@ class EDMWeight(Weight):
 
 @dataclass(frozen=True)
 class Sigmoid(Weight):
-    """``sigmoid(bias - log_snr)`` on eps."""
+    """``sigmoid(bias - log_snr)`` on eps.
+
+    Kingma and Gao print it for an integral over log-SNR: for the published objective draw times whose log-SNR is
+    uniform (``times.LogUniform``).
+    """
 
     bias: float = 0.0
     quantity: Parameterization = field(default=Eps(), init=False, repr=False)

@@ -77,6 +77,12 @@ class Gallery:
         """Images in a row."""
         return max(len(row.pictures) for row in self.rows)
 
+    @property
+    def characters(self) -> int:
+        """Length of the longest text that an image must leave room for; what stands above may break at spaces."""
+        below = [len(line) for row in self.rows for picture in row.pictures for line in picture.under]
+        return max([0, *below, *(len(word) for column in self.columns for word in column.split())])
+
 
 def png_uri(pixels: Tensor) -> str:
     """Return an image as a data URI.
@@ -142,8 +148,8 @@ def noising(denoiser: Denoiser, dataset: Dataset, columns: int, seed: int) -> Ga
     pictures = [
         Picture(
             png_uri(image),
-            f"the image at time {t:.3f}",
-            (f"t = {t:.3f}", f"α {a:.2f}", f"σ {short(s)}", f"λ {short(snr)}"),
+            f"the image at time {t:.3g}",
+            (f"t = {t:.3g}", f"α {a:.2f}", f"σ {short(s)}", f"λ {short(snr)}"),
         )
         for image, t, a, s, snr in zip(pixels, times.tolist(), alpha, sigma, log_snr, strict=True)
     ]
@@ -173,7 +179,7 @@ def denoising(pipeline: Pipeline, columns: int, seed: int) -> Gallery:
         for label, images in ((f"{name}: x", x), ("its x0", x0)):
             alts = [f"{label} after evaluation {i + 1}" for i in chosen]
             rows.append(Row(label, tuple(Picture(png_uri(p), alt) for p, alt in zip(images, alts, strict=True))))
-    return gallery(rows, [f"t = {t:.2f}" for t in times.tolist()], pipeline.shape)
+    return gallery(rows, [f"t = {t:.3g}" for t in times.tolist()], pipeline.shape)
 
 
 def by_class(pipeline: Pipeline, columns: int, seed: int) -> Gallery:

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,8 @@ def measure(
     began = time.perf_counter()
     images = draw(pipeline, settings, labels, samples, seed, batch_size)
     drawn = time.perf_counter()
-    extractor = feature_extractor(train, cache, effort.features)
+    device = next(denoiser.parameters(), images).device
+    extractor = feature_extractor(train, cache, effort.features, device=device)
     scores = evaluate(
         images, labels, train, test, extractor, budget=effort.budget, seed=seed, resamples=effort.resamples
     )
@@ -215,7 +217,19 @@ def draw(
 def describe(settings: SampleSettings) -> str:
     """Say in words how samples are drawn."""
     number = f"{settings.steps} step" + ("s" if settings.steps > 1 else "")
-    return f"{settings.sampler} on {settings.grid}, {number}, guidance {settings.guidance:g}"
+    return f"{worded(settings.sampler)} on {worded(settings.grid)}, {number}, guidance {settings.guidance:g}"
+
+
+def worded(value: Any) -> str:
+    """Write a value of the library as it would be made: its class and what it was given, choices by their name."""
+    if isinstance(value, Enum):
+        return value.name.lower()
+    if isinstance(value, tuple) and len(value) > 6:
+        return f"({len(value)} values, {worded(value[0])} to {worded(value[-1])})"
+    if is_dataclass(value):
+        given = [f"{f.name}={worded(getattr(value, f.name))}" for f in fields(value) if f.init]
+        return f"{type(value).__name__}({', '.join(given)})" if given else type(value).__name__
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _scores(stored: Mapping[str, Any]) -> Scores:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from unfog.diffusion.schedule import Schedule
 from unfog.diffusion.times import Times
@@ -139,50 +140,59 @@ def grey_levels(squared: Sequence[float]) -> list[float]:
 
 def scales_chart(schedule: Schedule, evaluated: Sequence[float]) -> Chart:
     """Draw the scales of signal and noise over time, with the sampler's evaluations marked."""
-    t = torch.linspace(0, 1, 201, dtype=torch.float64)
     marks = torch.tensor(evaluated, dtype=torch.float64)
-    large = float(schedule.sigma(t[-1])) > 4
+    large = _is_large(schedule)
     figure, axes = _panel("time t", "scale", log=large)
-    if large:
-        t = t[1:]
+    t = _drawn_times(axes, marks, large)
     for function, colour, label in (
         (schedule.alpha, FIRST, "signal, alpha"),
         (schedule.sigma, SECOND, "noise, sigma"),
     ):
         axes.plot(t.numpy(), function(t).numpy(), color=colour, linewidth=1.6, label=label)
-        axes.plot(marks.numpy(), function(marks).numpy(), "o", color=colour, markersize=3.2, markeredgewidth=0)
-    axes.set_xlim(0, 1)
+        axes.plot(
+            marks.numpy(), function(marks).numpy(), "o", color=colour, markersize=3.2, markeredgewidth=0, clip_on=False
+        )
     return _chart(figure, "scales", "Scales of signal and noise over time")
 
 
 def log_snr_chart(schedule: Schedule, evaluated: Sequence[float]) -> Chart:
     """Draw the log-SNR over time, with the sampler's evaluations marked."""
-    t = torch.linspace(0, 1, 401, dtype=torch.float64)
     marks = torch.tensor(evaluated, dtype=torch.float64)
     figure, axes = _panel("time t", "log-SNR")
     axes.axhline(0, color=GRID, linewidth=0.8)
-    shown = (
-        schedule.log_snr(t).clamp(-1.3 * REACH, 1.3 * REACH),
-        schedule.log_snr(marks).clamp(-1.3 * REACH, 1.3 * REACH),
-    )
-    axes.plot(t.numpy(), shown[0].numpy(), color=FIRST, linewidth=1.6)
-    axes.plot(
-        marks.numpy(),
-        shown[1].numpy(),
-        "o",
-        color=SECOND,
-        markersize=3.6,
-        markeredgewidth=0,
-        label="evaluations of the network",
-    )
-    axes.set_xlim(0, 1)
+    t = _drawn_times(axes, marks, _is_large(schedule))
+    end = 1.3 * REACH
+    curve, points = (schedule.log_snr(times).clamp(-end, end).numpy() for times in (t, marks))
+    axes.plot(t.numpy(), curve, color=FIRST, linewidth=1.6)
+    label = "evaluations of the network"
+    axes.plot(marks.numpy(), points, "o", color=SECOND, markersize=3.6, markeredgewidth=0, label=label, clip_on=False)
     return _chart(figure, "log-snr", "Log-SNR over time")
+
+
+def _is_large(schedule: Schedule) -> bool:
+    """Tell whether the noise outgrows the signal so far that only logarithmic axes show both."""
+    return float(schedule.sigma(torch.ones((), dtype=torch.float64))) > 4
+
+
+def _drawn_times(axes: "Axes", marks: Tensor, large: bool) -> Tensor:
+    """Return the times to draw a curve at, and set up their axis."""
+    if not large:
+        axes.set_xlim(0, 1)
+        return torch.linspace(0, 1, 401, dtype=torch.float64)
+    from matplotlib.ticker import FuncFormatter
+
+    first = min(float(marks.min()), 0.1) / 1.5
+    axes.set_xscale("log")
+    axes.set_xlim(first, 1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return torch.logspace(math.log10(first), 0, 401, dtype=torch.float64)
 
 
 def smoothed(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
     """Return a running mean over a thirtieth of the points around each, at a few hundred steps.
 
-    A window is cut short at the ends on both sides alike, so that it stays centred.
+    At the beginning, where values fall steeply, a window is cut short on both sides alike, so that it stays centred; at
+    the end on its right alone, so that a single value does not draw the eye.
     """
     sums = torch.cat([torch.zeros(1, dtype=torch.float64), torch.tensor(values, dtype=torch.float64).cumsum(0)])
     count = len(values)
@@ -190,8 +200,8 @@ def smoothed(steps: Sequence[float], values: Sequence[float]) -> tuple[list[floa
     chosen = sorted({round(i * (count - 1) / (_SMOOTHED_POINTS - 1)) for i in range(_SMOOTHED_POINTS)})
     means = []
     for i in chosen:
-        half = min(widest, i, count - 1 - i)
-        means.append(float(sums[i + half + 1] - sums[i - half]) / (2 * half + 1))
+        start, stop = i - min(widest, i), min(i + min(widest, i) + 1, count)
+        means.append(float(sums[stop] - sums[start]) / (stop - start))
     return [steps[i] for i in chosen], means
 
 
@@ -300,7 +310,8 @@ def _for_page(svg: str, name: str, title: str) -> str:
     """Make an SVG file an element: the page's colours and font, its own identifiers, and no size but its shape."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    # A style inside would hold for the whole page.
+    svg = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>|<!--.*?-->", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None
     svg = re.sub(r"<svg[^>]*>", f'<svg {box[0]} role="img" aria-label="{title}">', svg, count=1)
@@ -308,7 +319,9 @@ def _for_page(svg: str, name: str, title: str) -> str:
     svg = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', svg).replace("url(#", f"url(#{name}-")
     for colour, used in _PROPERTIES.items():
         svg = svg.replace(colour, f"var({used})")
+    # Matplotlib writes the font in one declaration or in several, depending on its version.
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r" font-family: [^;\"]*;?", "", svg)
     return "".join(line.strip() + "\n" for line in _unindented(svg))
 
 

@@ -19,7 +19,7 @@ from unfog.diffusion.random import seed_of
 from unfog.evaluation import gallery, plots, tables
 from unfog.evaluation.gallery import Gallery, class_name
 from unfog.evaluation.loss import evaluating
-from unfog.evaluation.measure import Measured, describe
+from unfog.evaluation.measure import Measured, describe, worded
 from unfog.evaluation.plots import Chart, Record
 from unfog.pipeline import Pipeline, SampleRequest
 from unfog.sampling.sampler import TableSampler
@@ -220,11 +220,11 @@ def _schedule(inputs: ReportInputs) -> ScheduleSection:
         evaluated = [row.t for row in settings.sampler.table(schedule, times)]
     clean, noisy = schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
     facts = {
-        "schedule": tables.shortened(repr(schedule)),
+        "schedule": worded(schedule),
         "log-SNR": f"{gallery.short(clean)} at t = 0, {gallery.short(noisy)} at t = 1",
-        "the network predicts": repr(task.denoiser.parameterization),
-        "training times": repr(task.times),
-        "weight of the loss": repr(task.weight),
+        "the network predicts": worded(task.denoiser.parameterization),
+        "training times": worded(task.times),
+        "weight of the loss": worded(task.weight),
         "evaluations for a sample": f"{settings.evaluations} calls of the network, at {len(evaluated)} times",
     }
     return ScheduleSection((plots.scales_chart(schedule, evaluated), plots.log_snr_chart(schedule, evaluated)), facts)

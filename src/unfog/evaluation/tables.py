@@ -112,11 +112,6 @@ def setting_groups(settings: Mapping[str, Any]) -> list[Group]:
     return groups + [Group(name, tuple(_lines(value, 0))) for name, value in branches]
 
 
-def shortened(text: str, longest: int = 160) -> str:
-    """Return a text with its middle left out if it is long."""
-    return text if len(text) <= longest else f"{text[: longest - 40]} … {text[-30:]}"
-
-
 def headlines(measured: Measured | None) -> list[Headline]:
     """Return the numbers at the top of the page, each with its interval, its count and who judged."""
     if measured is None:
@@ -211,8 +206,8 @@ def _comparisons(measured: Measured) -> Iterator[Metric]:
             "higher",
             "density",
             False,
-            "In how many test images' neighbourhoods a sample lies, over k, about 1 for real images: realism, less moved "
-            "by outliers than precision.",
+            "In how many test images' neighbourhoods a sample lies, over k, about 1 for real images: realism, less "
+            "moved by outliers than precision.",
         ),
         (
             "Coverage",

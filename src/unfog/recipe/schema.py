@@ -27,7 +27,7 @@ class DataConfig:
         channels: 1 (grey) or 3 (colour); None takes what the pictures have.
         flip: whether pictures are mirrored at random.
         holdout: share of the examples kept back for tests where the source has no test split, in (0, 1).
-        limit: use only the first so many examples; None uses all.
+        limit: use at most so many examples of each part, each class in proportion; None uses all.
     """
 
     path: str

@@ -27,7 +27,7 @@ class Variance(Enum):
 
 @dataclass(frozen=True)
 class DDPM(TableSampler):
-    """Ancestral sampling; the last step adds no noise.
+    """Ancestral sampling; the step to clean data adds no noise.
 
     With ``Variance.BETA`` the posterior's mean is kept and the noise is that of the forward step, ``sigma_{t|s}``:
     this does not keep the marginals, and needs many steps.

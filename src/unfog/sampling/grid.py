@@ -148,7 +148,7 @@ def _check_range(sigma_min: float, sigma_max: float) -> None:
 def _range(sigma_min: float, sigma_max: float, schedule: Schedule, steps: int) -> tuple[float, float, int]:
     """Return both ends of sigma / alpha and the number of points between them, the ends included."""
     # Below its first level a table has not been trained.
-    t_first = schedule.time_of(torch.zeros(())).item() if isinstance(schedule, Tabulated) else 0.0
+    t_first = schedule.time_of(torch.zeros((), dtype=torch.float64)).item() if isinstance(schedule, Tabulated) else 0.0
     ends = torch.tensor([t_first, 1.0], dtype=torch.float64)
     first, last = torch.exp(-0.5 * schedule.log_snr(ends)).tolist()
     low, high = max(sigma_min, first), min(sigma_max, last)

@@ -111,7 +111,7 @@ def transition(t: Node, s: Node, *, eta: float = 0.0, weights: Sequence[float] =
     a = s.sigma / t.sigma * math.exp(kept)
     h = s.half_log_snr - t.half_log_snr
     b = -s.alpha * math.expm1(kept - h)
-    noise = s.sigma * math.sqrt(-math.expm1(2.0 * kept))
+    noise = s.sigma * math.sqrt(-math.expm1(2.0 * kept)) if kept < 0 else 0.0
     return Move(a, tuple(b * weight for weight in weights), noise, commits)
 
 

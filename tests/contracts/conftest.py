@@ -1,0 +1,175 @@
+"""Finds every component of layers 0 and 1, so that a new one is tested by existing.
+
+A test that asks for ``schedule``, ``parameterization``, ``weight``, ``density``, ``grid`` or ``sampler`` runs once for
+each representative of each concrete class of that interface (``table_sampler``: of the samplers that are tables,
+``ode_sampler``: of those that inject no noise). A class whose constructor has defaults needs no entry
+below; one that needs arguments, or has interesting settings, gets a line in ``representatives``.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+import unfog.diffusion
+import unfog.sampling
+from unfog.diffusion.parameterization import EDM, X0, Eps, Parameterization, V
+from unfog.diffusion.schedule import (
+    CleanEnd,
+    RectifiedFlow,
+    Schedule,
+    Tabulated,
+    VarianceExploding,
+    VariancePreserving,
+    cosine,
+    linear,
+    scaled_linear,
+    scaled_linear_betas,
+)
+from unfog.diffusion.times import Levels, LogitNormal, LogNormal, LogUniform, Stratified, Times, Uniform
+from unfog.diffusion.weighting import Constant, EDMWeight, MinSNR, Sigmoid, Weight
+from unfog.sampling.gaussian import DDIM, DDPM, DPMSolverPP2M, Heun, Variable, Variance
+from unfog.sampling.grid import Karras, Leading, LogSNRUniform, Quadratic, TimeGrid
+from unfog.sampling.sampler import Sampler, TableSampler
+from unfog.sampling.table import Node, grid_nodes
+
+with warnings.catch_warnings():
+    # The first forward differentiation of a process makes torch 2.13 import a module that warns of torch.jit.script.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+    VariancePreserving().rates(torch.tensor(0.5))
+
+INTERFACES: dict[str, type] = {
+    "schedule": Schedule,
+    "parameterization": Parameterization,
+    "weight": Weight,
+    "density": Times,
+    "grid": TimeGrid,
+    "sampler": Sampler,
+}
+
+
+def zero_terminal(clean: CleanEnd) -> Tabulated:
+    """Stable Diffusion's table, its square roots shifted and stretched so that the last is 0 (Lin et al. 2024)."""
+    root = torch.cumprod(1.0 - scaled_linear_betas(), 0).sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return Tabulated(tuple(root.square().tolist()), clean)
+
+
+@cache
+def representatives() -> dict[type, list[Any]]:
+    """Return instances of the classes that need arguments or have settings worth testing apart."""
+    return {
+        # A large beta_max reaches a log-SNR of -50, where logarithms and exponentials lose digits if formed carelessly.
+        VariancePreserving: [VariancePreserving(), VariancePreserving(0.5, 100.0)],
+        RectifiedFlow: [RectifiedFlow(), RectifiedFlow(3.0), RectifiedFlow(0.4)],
+        VarianceExploding: [VarianceExploding(), VarianceExploding(0.5)],
+        Tabulated: [
+            linear(),
+            scaled_linear(),
+            scaled_linear(clean=CleanEnd.FIRST_LEVEL),
+            cosine(),
+            zero_terminal(CleanEnd.EXACT),
+            zero_terminal(CleanEnd.FIRST_LEVEL),
+            Tabulated((0.9, 0.1)),
+            Tabulated((0.7, 0.0)),
+        ],
+        EDM: [EDM(), EDM(1.7)],
+        Constant: [Constant(), Constant(Eps()), Constant(X0()), Constant(V()), Constant(EDM())],
+        MinSNR: [MinSNR(), MinSNR(1.0)],
+        EDMWeight: [EDMWeight(), EDMWeight(1.7)],
+        Sigmoid: [Sigmoid(), Sigmoid(-2.0)],
+        LogNormal: [LogNormal(), LogNormal(0.4, 0.3)],
+        LogUniform: [LogUniform(), LogUniform(0.1, 2.0)],
+        LogitNormal: [LogitNormal(), LogitNormal(-0.5, 0.6)],
+        Stratified: [Stratified(Uniform()), Stratified(LogNormal()), Stratified(Levels())],
+        Leading: [Leading(), Leading(offset=1)],
+        Quadratic: [Quadratic(), Quadratic(0.8)],
+        LogSNRUniform: [LogSNRUniform(), LogSNRUniform(0.05, 20.0)],
+        Karras: [Karras(), Karras(3.0, 0.05, 20.0)],
+        DDPM: [DDPM(), DDPM(Variance.BETA)],
+        DDIM: [DDIM(), DDIM(0.5), DDIM(1.0)],
+        Heun: [Heun(), Heun(Variable.FLOW)],
+        DPMSolverPP2M: [DPMSolverPP2M(), DPMSolverPP2M(0.5), DPMSolverPP2M(1.0)],
+    }
+
+
+@cache
+def concrete(interface: type) -> tuple[type, ...]:
+    """Return the concrete classes of the library below an interface."""
+    for package in (unfog.diffusion, unfog.sampling):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            # Networks know nothing of diffusion, and importing them takes long.
+            if not module.name.startswith("unfog.diffusion.nn"):
+                importlib.import_module(module.name)
+    found: list[type] = []
+    waiting = list(interface.__subclasses__())
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        if cls.__module__.startswith("unfog.") and not inspect.isabstract(cls) and cls not in found:
+            found.append(cls)
+    return tuple(sorted(found, key=lambda cls: (cls.__module__, cls.__qualname__)))
+
+
+def of_class(cls: type) -> list[Any]:
+    """Return the representatives of a class; none if it needs arguments and has no entry."""
+    if cls in representatives():
+        return representatives()[cls]
+    needs = [p for p in inspect.signature(cls).parameters.values() if p.default is p.empty]
+    return [] if needs else [cls()]
+
+
+def injects_noise(sampler: TableSampler) -> bool:
+    rows = sampler.table(VariancePreserving(), torch.tensor([1.0, 0.6, 0.3, 0.1], dtype=torch.float64))
+    return any(move.noise > 0 for row in rows for move in row.moves)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "component" in metafunc.fixturenames:
+        classes = [cls for interface in INTERFACES.values() for cls in concrete(interface)]
+        metafunc.parametrize("component", classes, ids=lambda cls: cls.__name__)
+    for name, interface in INTERFACES.items():
+        found = {f"{cls.__name__}{i}": v for cls in concrete(interface) for i, v in enumerate(of_class(cls))}
+        choices = {name: found}
+        if interface is Sampler:
+            choices["table_sampler"] = {key: value for key, value in found.items() if isinstance(value, TableSampler)}
+            choices["ode_sampler"] = {key: v for key, v in choices["table_sampler"].items() if not injects_noise(v)}
+        for argument, values in choices.items():
+            if argument in metafunc.fixturenames:
+                metafunc.parametrize(argument, list(values.values()), ids=list(values))
+
+
+@pytest.fixture(scope="session")
+def all_of() -> Callable[[type], list[Any]]:
+    """The representatives of every concrete class of an interface, for tests that loop over them."""
+    return lambda interface: [value for cls in concrete(interface) for value in of_class(cls)]
+
+
+@pytest.fixture(scope="session")
+def representatives_of() -> Callable[[type], list[Any]]:
+    """The representatives of one class."""
+    return of_class
+
+
+@pytest.fixture(scope="session")
+def nodes_of() -> Callable[[Schedule, TimeGrid, int], list[Node] | None]:
+    """The nodes of a grid on a schedule, or None where the grid refuses it; kept, for many tests ask for the same."""
+    kept: dict[tuple[int, int, int], list[Node] | None] = {}
+
+    def look_up(schedule: Schedule, grid: TimeGrid, steps: int) -> list[Node] | None:
+        # Representatives live as long as the session, so their identities name them.
+        key = id(schedule), id(grid), steps
+        if key not in kept:
+            try:
+                kept[key] = grid_nodes(schedule, grid.times(schedule, steps))
+            except ValueError:
+                kept[key] = None
+        return kept[key]
+
+    return look_up

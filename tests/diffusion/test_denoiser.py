@@ -1,0 +1,101 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unfog.diffusion.denoiser import NetworkDenoiser, Prediction
+from unfog.diffusion.parameterization import EDM, X0, Eps, Flow, V
+from unfog.diffusion.process import Gaussian
+from unfog.diffusion.schedule import Cosine, RectifiedFlow, VarianceExploding, VariancePreserving, linear
+
+
+class Recorder(nn.Module):
+    """Answers with its input and keeps what it was called with."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones((), dtype=dtype))
+        self.seen: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
+
+    def forward(self, x: Tensor, c_noise: Tensor, **cond: Tensor) -> Tensor:
+        self.seen.append((x, c_noise, cond))
+        return x * self.weight
+
+
+def test_the_answer_is_the_solution_of_the_parameterization() -> None:
+    schedule = VariancePreserving()
+    x_t, t = (
+        torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+        torch.tensor(0.4).double(),
+    )
+    for parameterization in (V(), Flow(), X0(), Eps()):
+        denoiser = NetworkDenoiser(Recorder(torch.float64), Gaussian(schedule), parameterization)
+        solution = parameterization.solve(schedule.alpha(t), schedule.sigma(t))
+        # The network answers F = x_t.
+        torch.testing.assert_close(denoiser(x_t, t).x0, (solution.x0_skip + solution.x0_out) * x_t)
+        assert torch.equal(denoiser.predict(x_t, t), x_t)
+
+
+def test_inputs_are_scaled_by_c_in() -> None:
+    network, schedule = Recorder(torch.float64), VarianceExploding()
+    t = torch.tensor([0.1, 1.0], dtype=torch.float64)
+    NetworkDenoiser(network, Gaussian(schedule), EDM())(torch.ones(2, 3, dtype=torch.float64), t)
+    expected = 1 / (schedule.sigma(t) ** 2 + 0.25).sqrt()
+    torch.testing.assert_close(network.seen[0][0], expected[:, None].expand(2, 3))
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_the_network_gets_one_noise_level_an_example(shape: tuple[int, ...]) -> None:
+    network = Recorder()
+    NetworkDenoiser(network, Gaussian(linear()), V())(torch.zeros(2, 3), torch.full(shape, 0.5, dtype=torch.float64))
+    assert network.seen[0][1].shape == (2,)
+    assert network.seen[0][1].tolist() == [499.0, 499.0]
+
+
+def test_the_noise_levels_of_frames_are_passed_on() -> None:
+    network = Recorder()
+    t = torch.tensor([[0.5, 1.0], [0.1, 0.2]], dtype=torch.float64)
+    x0 = NetworkDenoiser(network, Gaussian(RectifiedFlow()), V())(torch.ones(2, 2, 3), t).x0
+    assert network.seen[0][1].shape == (2, 2)
+    assert x0.shape == (2, 2, 3)
+
+
+def test_conditions_are_passed_by_name() -> None:
+    network, label = Recorder(), torch.tensor([1, 2])
+    NetworkDenoiser(network, Gaussian(Cosine()), V())(torch.zeros(2, 3), torch.tensor(0.5), {"label": label})
+    assert network.seen[0][2] == {"label": label}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_network_computes_in_its_own_dtype_and_levels_stay_apart(dtype: torch.dtype) -> None:
+    network = Recorder(dtype)
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    x0 = NetworkDenoiser(network, Gaussian(linear()), V())(torch.zeros(1000, 1), t).x0
+    seen, level, _ = network.seen[0]
+    assert seen.dtype is dtype
+    assert x0.dtype is torch.float32
+    assert level.dtype is (torch.float64 if dtype is torch.float64 else torch.float32)
+    # In bfloat16 a thousand levels would collapse to about five hundred.
+    assert len(level.unique()) == 1000
+    assert torch.equal(level.round(), torch.arange(1000).to(level))
+
+
+def test_scales_are_formed_in_the_dtype_of_the_time() -> None:
+    # 1 - 1e-9 is 1 in float32, where eps would say nothing of x0.
+    schedule, t = VariancePreserving(), torch.tensor(1e-9, dtype=torch.float64)
+    x0 = NetworkDenoiser(Recorder(), Gaussian(schedule), Eps())(torch.ones(1, 1), t).x0
+    expected = (1 - schedule.sigma(t)) / schedule.alpha(t)
+    assert x0.item() == pytest.approx(expected.item(), rel=1e-7)
+
+
+def test_a_parameterization_without_information_is_refused() -> None:
+    with pytest.raises(ValueError, match="alpha_1 = 0"):
+        NetworkDenoiser(Recorder(), Gaussian(Cosine()), Eps())
+
+
+def test_a_stateless_denoiser_serves_every_trajectory_itself() -> None:
+    denoiser = NetworkDenoiser(Recorder(), Gaussian(Cosine()), V())
+    assert denoiser.begin() is denoiser
+
+
+def test_a_prediction_has_no_variance_unless_given() -> None:
+    assert Prediction(torch.zeros(1)).log_variance is None

@@ -1,0 +1,141 @@
+import base64
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unfog.data.dataset import to_uint8
+from unfog.diffusion.parameterization import EDM
+from unfog.diffusion.schedule import Cosine, VarianceExploding
+from unfog.evaluation import gallery
+from unfog.pipeline import SampleRequest
+
+
+def pixels(picture):
+    """Decode a picture to ``(C, H, W)`` uint8."""
+    head, body = picture.uri.split(",")
+    assert head == "data:image/png;base64"
+    decoded = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(body)))))
+    return decoded[None] if decoded.ndim == 2 else decoded.permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_survives_its_uri(channels):
+    image = torch.arange(channels * 20, dtype=torch.uint8).reshape(channels, 4, 5)
+    assert torch.equal(pixels(gallery.Picture(gallery.png_uri(image), "")), image)
+
+
+def test_of_two_channels_the_first_is_shown_and_said_to_be(toy_pipeline):
+    image = torch.arange(40, dtype=torch.uint8).reshape(2, 4, 5)
+    assert torch.equal(pixels(gallery.Picture(gallery.png_uri(image), "")), image[:1])
+    assert "2 channels" in gallery.by_class(toy_pipeline(channels=2)[0], 2, 0).note
+
+
+def test_small_images_are_enlarged_by_whole_numbers():
+    for side in (8, 28, 32, 64):
+        table = gallery.gallery([gallery.Row("", (gallery.Picture("", ""),))], (), (1, side, side))
+        assert table.side % side == 0
+        assert table.smooth == (side >= 64)
+
+
+def test_noising_begins_with_the_image_and_ends_with_noise_alone(toy_pipeline, toy_dataset):
+    data = toy_dataset(4, 0)
+    denoiser = toy_pipeline()[0].denoiser
+    first, *_, last = gallery.noising(denoiser, data, 5, seed=0).rows[0].pictures
+    assert torch.equal(pixels(first), to_uint8(data.gather(torch.tensor([0]))["x0"])[0])
+    other = gallery.noising(denoiser, toy_dataset(4, 9), 5, seed=0).rows[0].pictures[-1]
+    assert (first.under[-1], last.under[-1]) == ("λ ∞", "λ −∞")
+    assert other.uri == last.uri
+
+
+def test_the_levels_of_noise_look_alike_whatever_the_schedule(toy_pipeline, toy_dataset):
+    exploding, _ = toy_pipeline(schedule=VarianceExploding(), parameterization=EDM())
+    usual, _ = toy_pipeline(schedule=Cosine())
+    shown = [gallery.noising(p.denoiser, toy_dataset(4, 0), 5, 0).rows[0].pictures for p in (exploding, usual)]
+    assert [p.under[-1] for p in shown[0][1:-1]] == [p.under[-1] for p in shown[1][1:-1]]
+    # The same log-SNR is the same image up to the rounding of a pixel's value.
+    assert (pixels(shown[0][2]).int() - pixels(shown[1][2]).int()).abs().max() <= 1
+
+
+def test_denoising_ends_with_the_sample(toy_pipeline):
+    pipeline, _ = toy_pipeline()
+    table = gallery.denoising(pipeline, 9, seed=4)
+    sample = to_uint8(pipeline.sample(SampleRequest(2, [0, 1], 4)).x)
+    assert [row.label for row in table.rows] == ["left & top: x", "its x0", "right: x", "its x0"]
+    assert torch.equal(pixels(table.rows[2].pictures[-1]), sample[1])
+    assert table.width == len(table.columns) == 3
+
+
+def test_many_steps_are_thinned_to_the_columns_there_are(toy_pipeline):
+    pipeline, _ = toy_pipeline()
+    pipeline.settings = replace(pipeline.settings, steps=40)
+    table = gallery.denoising(pipeline, 5, seed=0)
+    assert (table.columns[0], table.columns[-1], table.width) == ("t = 0.975", "t = 0", 5)
+
+
+def test_a_column_of_the_classes_starts_from_one_noise(toy_pipeline):
+    pipeline, _ = toy_pipeline()
+    table = gallery.by_class(pipeline, 3, seed=7)
+    for label, row in enumerate(table.rows):
+        request = SampleRequest(1, label, 7, first=2)
+        assert torch.equal(pixels(row.pictures[2]), to_uint8(pipeline.sample(request).x)[0])
+
+
+def test_guidance_of_one_is_the_model_as_it_is(toy_pipeline):
+    pipeline, _ = toy_pipeline()
+    table = gallery.by_guidance(pipeline, seed=7)
+    plain = to_uint8(pipeline.sample(SampleRequest(2, [0, 1], 7)).x)
+    column = table.columns.index("1")
+    assert all(torch.equal(pixels(row.pictures[column]), plain[k]) for k, row in enumerate(table.rows))
+    assert table.columns == ("0", "1", "2", "3", "5")
+
+
+def test_there_is_no_guidance_without_classes_or_without_a_null(toy_pipeline):
+    assert gallery.by_guidance(toy_pipeline(classes=0)[0], 0) is None
+    assert gallery.by_guidance(toy_pipeline(dropout=0.0)[0], 0) is None
+
+
+def test_of_many_classes_ten_are_shown_the_first_and_the_last_among_them(toy_pipeline):
+    shown = gallery.shown_classes(toy_pipeline(classes=100)[0])
+    assert (len(shown), shown[0], shown[-1]) == (10, 0, 99)
+
+
+def test_a_model_without_classes_shows_samples(toy_pipeline):
+    pipeline, _ = toy_pipeline(classes=0)
+    table = gallery.by_class(pipeline, 4, seed=1)
+    sample = to_uint8(pipeline.sample(SampleRequest(24, None, 1)).x)
+    shown = [pixels(picture) for row in table.rows for picture in row.pictures]
+    assert torch.equal(torch.stack(shown), sample)
+
+
+def test_a_copy_is_found_at_distance_zero(toy_dataset):
+    train = toy_dataset(50, 0)
+    copies = to_uint8(train.gather(torch.tensor([17, 30]))["x0"])
+    first, second = gallery.neighbours(copies, ["a", "b"], train)
+    assert first.rows[0].pictures[1].under == ("0.0", "no. 17")
+    assert second.rows[0].pictures[1].under == ("0.0", "no. 30")
+    assert first.split
+
+
+def test_neighbours_are_the_same_when_the_set_is_read_in_parts(toy_dataset, monkeypatch):
+    train, samples = toy_dataset(50, 0), to_uint8(toy_dataset(4, 1).gather(torch.arange(4))["x0"])
+    whole = gallery.nearest_pixels(samples, train, 3)
+    monkeypatch.setattr(gallery, "_CHUNK", 2)
+    parts = gallery.nearest_pixels(samples, train, 3)
+    assert torch.equal(whole.indices, parts.indices)
+    every = to_uint8(train.gather(torch.arange(50))["x0"]).double().flatten(1)
+    truth = (every - samples[0].double().flatten()).norm(dim=1).sort()
+    assert torch.equal(whole.indices[0], truth.indices[:3])
+    # Exact differences, summed in float64.
+    torch.testing.assert_close(whole.distances[0], truth.values[:3], rtol=1e-12, atol=0)
+
+
+def test_pairs_stand_above_each_other(toy_dataset):
+    train = toy_dataset(50, 0)
+    samples = to_uint8(toy_dataset(2, 1).gather(torch.arange(2))["x0"])
+    table = gallery.pairs(samples, train, [5, 6], [0.5, 12.25])
+    assert torch.equal(pixels(table.rows[0].pictures[1]), samples[1])
+    assert table.rows[1].pictures[1].under == ("12.2", "no. 6")
