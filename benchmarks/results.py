@@ -96,7 +96,7 @@ def details(result: Result) -> list[str]:
         f"{measured['seed']}, drawn in {measured['sampling_seconds']:.0f} s. {machine['processor']}, torch "
         f"{machine['torch']}, {machine['date']}. Features: `{scores['features']['name']}`.",
         "",
-        f"| score | samples | real images | examples each |\n|---|---|---|---|",
+        "| score | samples | real images | examples each |\n|---|---|---|---|",
     ]
     for name, key in ROWS:
         lines.append(
