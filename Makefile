@@ -1,20 +1,20 @@
-# make demo: train on real digits and write a report. make test: the tests. Both set up what they need.
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+BIN := .venv/bin
+READY := .venv/.ready
 
-# Tests and demo run one process per core at most; more threads than cores only slow them down.
-export TOKENIZERS_PARALLELISM := false
-
-.PHONY: demo test test-all lint format help
+.PHONY: help demo test test-all lint format
 
 help:
-	@grep -E '^# |^[a-z-]+:' Makefile | sed 's/:.*//' | head -40
+	@echo "make demo      train on real handwritten digits and write a report"
+	@echo "make test      run the tests (under ten minutes)"
+	@echo "make test-all  run the long ones too"
+	@echo "make lint      check format, style and types"
+	@echo "make format    put format and style right"
+	@echo "Each sets up .venv first, where it is not there yet; PYTHON=python3.12 chooses the interpreter."
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Unfog needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit("Unfog needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data]' --group dev
 	touch $(READY)
@@ -24,6 +24,7 @@ demo: $(READY)
 	$(BIN)/unfog train digits --out runs/demo
 	@echo "The report is at $(CURDIR)/runs/demo/report.html"
 
+# One thread in each of two processes: more threads than cores slow the tests down.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 

@@ -8,7 +8,7 @@ from unfog.diffusion.random import Rng
 from unfog.diffusion.schedule import RectifiedFlow
 from unfog.sampling.gaussian import DDIM, DPMSolverPP2M, Heun
 from unfog.sampling.grid import Trailing
-from unfog.sampling.sampler import sample
+from unfog.sampling.sampler import Sampler, sample
 
 process = Gaussian(RectifiedFlow())
 means = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]], dtype=torch.float64)
@@ -17,7 +17,7 @@ rng = Rng.of(seed=0, sample=4)
 noise = process.prior((2,), rng=rng, dtype=torch.float64)
 
 
-def final(sampler, steps):
+def final(sampler: Sampler, steps: int) -> torch.Tensor:
     """Return where the same noise ends."""
     return sample(denoiser, sampler, Trailing().times(process.schedule, steps), noise, rng=rng)
 
