@@ -11,9 +11,9 @@ import psutil
 import torch
 
 from unfog.checkpoint import JSON, write_atomically
-from unfog.cli.app import Sampling
 from unfog.cli.console import duration, number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
+from unfog.cli.options import Sampling
 from unfog.cli.sources import open_run, settings_of, weights_of
 from unfog.data.cache import cache_folder
 from unfog.evaluation.measure import Measured, measure

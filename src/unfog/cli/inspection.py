@@ -9,10 +9,10 @@ import torch
 from rich.table import Table
 
 from unfog.checkpoint import JSON, list_checkpoints
-from unfog.cli.app import Sampling
 from unfog.cli.console import number, output, show, table
 from unfog.cli.costs import layers_of
 from unfog.cli.errors import CommandError, refusing
+from unfog.cli.options import Sampling
 from unfog.cli.sources import find_recipe, find_value, open_run, settings_of
 from unfog.diffusion.schedule import Cosine, Schedule
 from unfog.pipeline import SampleSettings

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
-from unfog.cli.app import Sampling
 from unfog.cli.console import output, progress
 from unfog.cli.errors import CommandError, refusing
+from unfog.cli.options import Sampling
 from unfog.cli.sources import open_run, settings_of, weights_of
 from unfog.pipeline import Pipeline, SampleRequest, Samples
 from unfog.recipe.errors import did_you_mean

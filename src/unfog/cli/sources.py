@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unfog.cli.app import Sampling
 from unfog.cli.errors import CommandError, refusing
+from unfog.cli.options import Sampling
 from unfog.pipeline import SampleSettings
 from unfog.recipe.errors import RecipeError
 from unfog.recipe.load import load, override, parse

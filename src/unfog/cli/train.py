@@ -4,11 +4,11 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unfog.cli.app import Sampling
 from unfog.cli.console import output, progress
 from unfog.cli.costs import cost_of, count
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.evaluate import report_on
+from unfog.cli.options import Sampling
 from unfog.cli.progress import TrainProgress
 from unfog.cli.sources import find_recipe
 from unfog.data.dataset import DataInfo
