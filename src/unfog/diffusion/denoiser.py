@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unfog.diffusion.checks import require_precise
 from unfog.diffusion.parameterization import Parameterization
 from unfog.diffusion.process import Process
+from unfog.diffusion.schedule import log_snr
 from unfog.diffusion.shapes import align
 
 Cond = Mapping[str, Tensor]
@@ -74,10 +75,22 @@ class NetworkDenoiser(Denoiser):
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
         """Return the network's prediction F in the dtype of ``x_t``."""
+        return self._predict(x_t, t, *self._scales(t), cond)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+        alpha_t, sigma_t = self._scales(t)
+        prediction = self._predict(x_t, t, alpha_t, sigma_t, cond)
+        solution = self.parameterization.solve(alpha_t, sigma_t)
+        skip, out = (align(c.to(x_t), x_t) for c in (solution.x0_skip, solution.x0_out))
+        return Prediction(skip * x_t + out * prediction)
+
+    def _scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         require_precise(t)
-        schedule, parameterization = self.process.schedule, self.parameterization
-        c_in = parameterization.c_in(schedule.alpha(t), schedule.sigma(t))
-        c_noise = parameterization.c_noise(schedule.network_time(t), schedule.log_snr(t))
+        return self.process.schedule.alpha(t), self.process.schedule.sigma(t)
+
+    def _predict(self, x_t: Tensor, t: Tensor, alpha_t: Tensor, sigma_t: Tensor, cond: Cond | None) -> Tensor:
+        c_in = self.parameterization.c_in(alpha_t, sigma_t)
+        c_noise = self.parameterization.c_noise(self.process.schedule.network_time(t), log_snr(alpha_t, sigma_t))
         if c_noise.ndim == 0:
             c_noise = c_noise.expand(x_t.shape[0])
         x = align(c_in.to(x_t), x_t) * x_t
@@ -86,10 +99,3 @@ class NetworkDenoiser(Denoiser):
         level = c_noise.to(torch.float64 if parameter.dtype is torch.float64 else torch.float32)
         out: Tensor = self.network(x.to(parameter.dtype), level, **(cond or {}))
         return out.to(x_t.dtype)
-
-    def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
-        prediction = self.predict(x_t, t, cond)
-        schedule = self.process.schedule
-        solution = self.parameterization.solve(schedule.alpha(t), schedule.sigma(t))
-        skip, out = (align(c.to(x_t), x_t) for c in (solution.x0_skip, solution.x0_out))
-        return Prediction(skip * x_t + out * prediction)

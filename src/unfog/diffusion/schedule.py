@@ -36,6 +36,11 @@ class Rates(NamedTuple):
     log_snr: Tensor
 
 
+def log_snr(alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
+    """Return ``2 log(alpha_t / sigma_t)``; infinite where either vanishes."""
+    return 2.0 * (alpha_t.log() - sigma_t.log())
+
+
 class Schedule(ABC):
     """The interface: three functions of time; log-SNR and rates follow."""
 
@@ -61,7 +66,7 @@ class Schedule(ABC):
     @final
     def log_snr(self, t: Tensor) -> Tensor:
         """Return ``2 log(alpha_t / sigma_t)``; infinite where either vanishes."""
-        return 2.0 * (self.alpha(t).log() - self.sigma(t).log())
+        return log_snr(self.alpha(t), self.sigma(t))
 
     @final
     def rates(self, t: Tensor) -> Rates:

@@ -22,6 +22,7 @@ from torch.nn.functional import logsigmoid
 
 from unfog.diffusion.checks import require
 from unfog.diffusion.parameterization import X0, Eps, Parameterization
+from unfog.diffusion.schedule import log_snr
 
 
 class Weight(ABC):
@@ -45,8 +46,7 @@ class Weight(ABC):
             alpha_t: scale of the signal, positive.
             sigma_t: standard deviation of the noise, positive.
         """
-        log_snr = 2.0 * (alpha_t.log() - sigma_t.log())
-        log_weight = self.log_weight(log_snr)
+        log_weight = self.log_weight(log_snr(alpha_t, sigma_t))
         if self.quantity is None or self.quantity == parameterization:
             return log_weight.exp()
         own, other = (p.determinant(alpha_t, sigma_t).abs().log() for p in (parameterization, self.quantity))

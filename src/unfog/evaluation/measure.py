@@ -205,13 +205,8 @@ def draw(
         FloatingPointError: if a sample is not finite.
     """
     require(count >= 1, f"at least 1 sample, got {count}")
-    parts = []
-    for first in range(0, count, batch_size):
-        size = min(batch_size, count - first)
-        some: Sequence[int] | None = None if labels is None else labels[first : first + size].tolist()
-        request = SampleRequest(size, some, seed, first, settings, batch_size)
-        parts.append(to_uint8(pipeline.sample(request).x).cpu())
-    return torch.cat(parts)
+    request = SampleRequest(count, None if labels is None else labels.tolist(), seed, 0, settings, batch_size)
+    return torch.cat([to_uint8(preview.step.x).cpu() for preview in pipeline.stream(request) if preview.finished])
 
 
 def describe(settings: SampleSettings) -> str:

@@ -125,9 +125,9 @@ def evaluate(
     count = min(len(pixels), len(test), len(unseen))
     drawn = extractor(pixels)
     held_out = extractor.of(test, _choice(len(test), count, seed, "test"))
-    real = extractor.of(train, unseen[:count])
-    name = extractor.card.name
     training = extractor.of(train)
+    real = training[unseen[:count]]
+    name = extractor.card.name
     accuracy = None
     if labels is not None:
         accuracy = _accuracy(pixels, labels, train, test, budget, seed, extractor.network.head.weight.device)
