@@ -1,13 +1,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BENCH_READY := .venv/.ready-benchmarks
 
-.PHONY: help demo test test-all lint format
+.PHONY: help demo test test-all bench campaign lint format
 
 help:
 	@echo "make demo      train on real handwritten digits and write a report"
 	@echo "make test      run the tests (under ten minutes)"
 	@echo "make test-all  run the long ones too"
+	@echo "make bench     measure speed and memory beside other libraries (a quarter of an hour)"
+	@echo "make campaign  run the long measurements that are missing (hours; stop and go on at will);"
+	@echo "               ONLY=equal chooses some, CORES=0 pins them, ARGS=--list says what there is"
 	@echo "make lint      check format, style and types"
 	@echo "make format    put format and style right"
 	@echo "Each sets up .venv first, where it is not there yet; PYTHON=python3.12 chooses the interpreter."
@@ -18,6 +22,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data]' --group dev
 	touch $(READY)
+
+# --no-deps keeps torchvision out; the file says why.
+$(BENCH_READY): $(READY) benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement benchmarks/requirements.txt
+	touch $(BENCH_READY)
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -30,6 +39,12 @@ test: $(READY)
 
 test-all: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 -m ''
+
+bench: $(BENCH_READY)
+	$(BIN)/python -m benchmarks.bench
+
+campaign: $(BENCH_READY)
+	$(BIN)/python -m benchmarks.campaign $(if $(ONLY),--only '$(ONLY)') $(if $(CORES),--cores $(CORES)) $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

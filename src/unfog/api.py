@@ -11,10 +11,13 @@ from unfog.recipe.run import Run
 from unfog.recipe.schema import Recipe
 from unfog.recipe.train import train as train_run
 from unfog.recipes import named
+from unfog.training.parallel import joined
 
 
 def train(recipe: Recipe | str, out: str | Path, *, overrides: Sequence[str] = ()) -> Pipeline:
     """Train a model from its beginning and return what samples from it.
+
+    In a program that ``torchrun`` starts, all processes call this and train together.
 
     Args:
         recipe: a recipe, or the name of one (``unfog.recipes``).
@@ -26,11 +29,13 @@ def train(recipe: Recipe | str, out: str | Path, *, overrides: Sequence[str] = (
         FileExistsError: if the folder holds anything.
     """
     made = override(named(recipe) if isinstance(recipe, str) else recipe, overrides)
-    data = open_data(made.data)
-    run = Run.create(Path(out), made, data.train.info)
-    for _ in train_run(run, data.train):
-        pass
-    return run.pipeline()
+    with joined() as world:
+        with world.in_turn():
+            data = open_data(made.data, labelled=made.condition.classes)
+        run = world.led(lambda: Run.create(Path(out), made, data.train.info))
+        for _ in train_run(run, data.train, world=world):
+            pass
+        return run.pipeline()
 
 
 def load(run: str | Path) -> Pipeline:
@@ -45,6 +50,8 @@ def load(run: str | Path) -> Pipeline:
 
 def save_images(samples: Samples, folder: str | Path) -> Path:
     """Write each sample as a PNG file that carries its settings, and all of them as ``grid.png``.
+
+    Samples of 2 or of more than 4 channels are NumPy files ``(C, H, W)``, their settings beside them as JSON.
 
     Args:
         samples: what a pipeline answered.

@@ -8,44 +8,84 @@ A checkpoint is a folder ``checkpoints/step-00001200/`` of a run folder::
     state.json                  step, examples, seed, counters
     manifest.json               size and SHA-256 of each of these files
 
+Where several processes hold a share of the weights each, every one writes its own file of a part, such as
+``model.shard-00002.safetensors``, which says in its header where in the whole tensors its pieces belong
+(``training.sharded_checkpoint`` writes them; here they are read like any others).
+
 It is written under another name in the same folder, forced to the disk, read back and compared, and then renamed,
 which is atomic: a process killed at any instant leaves either the whole new checkpoint or none, and the previous ones
 are removed only afterwards. Reading checks every byte against the manifest and falls back to the previous checkpoint
 when something is damaged, saying so. ``docs/decisions/0002-run-folder.md`` tells why it is laid out like this.
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TypeVar
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as load_bytes
-from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from unfog.diffusion.checks import require
+from unfog.files import (
+    JSON,
+    PLACES,
+    UNFINISHED,
+    DamagedCheckpointError,
+    Place,
+    SaveError,
+    StoredTensors,
+    json_object,
+    load_tensors,
+    places_in,
+    places_of,
+    read_checked,
+    read_file,
+    serialized,
+    sync_folder,
+    write_atomically,
+    write_file,
+    write_tensors,
+)
 
-JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+__all__ = [
+    "JSON",
+    "DamagedCheckpointError",
+    "DamagedCheckpointWarning",
+    "Inventory",
+    "Place",
+    "RunState",
+    "SaveError",
+    "StoredTensors",
+    "discard_checkpoints_after",
+    "drafting",
+    "inventory",
+    "list_checkpoints",
+    "load_checkpoint",
+    "newest_whole",
+    "places_of",
+    "publish",
+    "read_checkpoint",
+    "require_same_tensors",
+    "write_atomically",
+    "write_checkpoint",
+    "write_shard",
+    "write_tensors",
+]
+
+T = TypeVar("T")
 
 FORMAT = 1
 _REPLACED = "-replaced"
 _FOLDER = re.compile(rf"step-(\d{{8,}})({_REPLACED})?")
 _GROUP = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
-_UNFINISHED = ".unfinished-"
+_SHARD = re.compile(r"\.shard-\d{5}$")
 _SUFFIX = ".safetensors"
 _STATE = "state.json"
-
-
-class DamagedCheckpointError(Exception):
-    """A checkpoint whose files are not what was written."""
 
 
 class DamagedCheckpointWarning(UserWarning):
@@ -119,76 +159,93 @@ def write_checkpoint(folder: Path, state: RunState, *, keep: int = 2) -> Path:
 
     Raises:
         ValueError: if ``keep`` is below 1 or a group's name is no file name.
-        OSError: if writing fails; the previous checkpoint is untouched.
+        SaveError: if writing fails; nothing is left of it, and the previous checkpoint is untouched.
     """
     require(keep >= 1, f"to keep at least 1 checkpoint, got {keep}")
     for group in state.tensors:
-        require(_GROUP.fullmatch(group) is not None, f"a group of tensors named like a file, got {group!r}")
-    home = folder / "checkpoints"
-    home.mkdir(parents=True, exist_ok=True)
-    name = f"step-{state.step:08d}"
-    draft, final = home / f"{_UNFINISHED}{name}", home / name
+        named = _GROUP.fullmatch(group) is not None and _SHARD.search(group) is None
+        require(named, f"a group of tensors named like a file, got {group!r}")
+    with drafting(folder, state.step) as draft:
+        entries = {}
+        for group, tensors in state.tensors.items():
+            name = f"{group}{_SUFFIX}"
+            entries[name] = write_file(draft / name, serialized(tensors))
+        return publish(draft, state.step, state.numbers, entries, keep=keep)
+
+
+@contextmanager
+def drafting(folder: Path, step: int) -> Iterator[Path]:
+    """Give an empty folder to write a checkpoint into, to be made the current one by ``publish``.
+
+    Raises:
+        SaveError: where it cannot be made or written into; nothing is left of it then.
+    """
+    draft = folder / "checkpoints" / f"{UNFINISHED}{_name(step)}"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    entries: dict[str, JSON] = {}
-    for group, tensors in state.tensors.items():
-        entries[f"{group}{_SUFFIX}"] = _write(draft / f"{group}{_SUFFIX}", _serialized(tensors))
-    numbers = json.dumps({"step": state.step, **state.numbers}, indent=1, sort_keys=True)
-    entries[_STATE] = _write(draft / _STATE, numbers.encode())
-    manifest = json.dumps({"format": FORMAT, "files": entries}, indent=1, sort_keys=True)
-    _write(draft / "manifest.json", manifest.encode())
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)  # it would keep the room that the next attempt needs
+        raise SaveError.of(draft, error) from error
+
+
+def write_shard(draft: Path, group: str, shard: int, pieces: Mapping[str, tuple[Tensor, Place]]) -> dict[str, JSON]:
+    """Write what one of several processes holds of a group of tensors into a draft.
+
+    Args:
+        draft: from ``drafting``.
+        group: of the tensors.
+        shard: number of the process, in [0, 100000).
+        pieces: by name, and where in the whole tensor each belongs.
+
+    Returns:
+        Its entry of the manifest, by the name of the file.
+    """
+    name = f"{group}.shard-{shard:05d}{_SUFFIX}"
+    places = {key: {"shape": place.shape, "offsets": place.offsets} for key, (_, place) in pieces.items()}
+    metadata = {PLACES: json.dumps(places, sort_keys=True)}
+    return {name: write_file(draft / name, serialized({key: tensor for key, (tensor, _) in pieces.items()}, metadata))}
+
+
+def publish(draft: Path, step: int, numbers: Mapping[str, JSON], entries: Mapping[str, JSON], *, keep: int) -> Path:
+    """Complete a draft, make it the current checkpoint, and remove older ones.
+
+    Args:
+        draft: from ``drafting``, with the tensors in it.
+        step: steps completed.
+        numbers: counters and seeds.
+        entries: of the manifest, for each file with tensors.
+        keep: how many checkpoints stay, the new one included.
+
+    Returns:
+        The folder of the checkpoint.
+    """
+    text = json.dumps({"step": step, **numbers}, indent=1, sort_keys=True)
+    files = {**entries, _STATE: write_file(draft / _STATE, text.encode())}
+    manifest = json.dumps({"format": FORMAT, "files": files}, indent=1, sort_keys=True)
+    write_file(draft / "manifest.json", manifest.encode())
     for path in (*(p for p in draft.rglob("*") if p.is_dir()), draft):
         sync_folder(path)
+    final = draft.with_name(_name(step))
     if final.exists():
-        aside = home / f"{name}{_REPLACED}"
+        aside = final.with_name(f"{final.name}{_REPLACED}")
         shutil.rmtree(aside, ignore_errors=True)
         final.rename(aside)
     draft.rename(final)
-    sync_folder(home)
-    _remove_old(folder, keep)
+    sync_folder(final.parent)
+    _remove_old(final.parent.parent, keep)
     return final
 
 
-def _serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save_bytes(contiguous, metadata=None if metadata is None else dict(metadata))
-
-
-def _write(path: Path, content: bytes) -> dict[str, JSON]:
-    """Write a file, force it to the disk, read it back, and return its entry in the manifest."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    wanted, got = hashlib.sha256(content).hexdigest(), hashlib.sha256(path.read_bytes()).hexdigest()
-    if wanted != got:
-        raise OSError(f"{path} reads back differently from what was written; the disk may be failing")
-    return {"bytes": len(content), "sha256": wanted}
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or as it was before."""
-    draft = path.with_name(f"{_UNFINISHED}{path.name}")
-    _write(draft, content)
-    draft.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder's entries to the disk, where the system can."""
-    if os.name == "nt":  # Windows cannot open folders, and orders its renames itself.
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def discard_checkpoints_after(folder: Path, step: int) -> None:
-    """Remove the checkpoints of later steps, such as damaged ones that a run did not resume from."""
+    """Remove the checkpoints of later steps, such as damaged ones that a run did not resume from, and drafts."""
     _remove(path for path in list_checkpoints(folder) if _step(path) > step)
+    _remove_drafts(folder)
 
 
 def _remove_old(folder: Path, keep: int) -> None:
@@ -197,14 +254,19 @@ def _remove_old(folder: Path, keep: int) -> None:
     replaced = [path for path in paths if path.with_name(path.name.removesuffix(_REPLACED)) in current - {path}]
     rest = [path for path in paths if path not in replaced]
     _remove([*replaced, *rest[keep:]])
-    for path in (folder / "checkpoints").glob(f"{_UNFINISHED}*"):
+    _remove_drafts(folder)
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Remove what a write or a removal that was cut short has left."""
+    for path in (folder / "checkpoints").glob(f"{UNFINISHED}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         # Renamed first: a removal that is cut short must not leave something that looks like a checkpoint.
-        trash = path.with_name(f"{_UNFINISHED}{path.name}")
+        trash = path.with_name(f"{UNFINISHED}{path.name}")
         shutil.rmtree(trash, ignore_errors=True)
         path.rename(trash)
         shutil.rmtree(trash)
@@ -226,17 +288,78 @@ def load_checkpoint(path: Path, groups: Iterable[str] | None = None) -> RunState
         DamagedCheckpointError: names the file and what is wrong with it.
         ValueError: if a group is not in the checkpoint.
     """
+    found = inventory(path)
+    chosen = list(found.parts) if groups is None else list(groups)
+    for group in chosen:
+        listed = ", ".join(sorted(found.parts))
+        require(group in found.parts, f"one of the parts of {path}, which are {listed}; got {group!r}")
+    return RunState(found.step, {group: _joined(found, group) for group in chosen}, found.numbers)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a checkpoint should hold, by its manifest.
+
+    Attributes:
+        path: its folder.
+        step: steps completed.
+        numbers: counters and seeds.
+        parts: the files of each group of tensors: one, or several that hold pieces of them.
+        files: their entries in the manifest.
+    """
+
+    path: Path
+    step: int
+    numbers: Mapping[str, JSON]
+    parts: Mapping[str, Sequence[str]]
+    files: Mapping[str, JSON]
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            DamagedCheckpointError: if it is not what was written.
+        """
+        return read_checked(self.path / name, self.files[name])
+
+
+def inventory(path: Path) -> Inventory:
+    """Read what a checkpoint should hold, and its counters; tensors are not looked at.
+
+    Raises:
+        DamagedCheckpointError: names the file and what is wrong with it.
+    """
     files = _manifest(path)
-    numbers = _json_object(path / _STATE, _read(path, _STATE, files))
+    numbers = json_object(path / _STATE, read_checked(path / _STATE, files[_STATE]))
     step = numbers.pop("step", None)
     if not isinstance(step, int) or step != _step(path):
         raise DamagedCheckpointError(f"{path / _STATE} tells of step {step}")
-    there = {name.removesuffix(_SUFFIX): name for name in files if name != _STATE}
-    chosen = list(there) if groups is None else list(groups)
-    for group in chosen:
-        require(group in there, f"one of the parts of {path}, which are {', '.join(sorted(there))}; got {group!r}")
-    tensors = {group: _load(path, there[group], files) for group in chosen}
-    return RunState(step, tensors, numbers)
+    parts: dict[str, list[str]] = {}
+    for name in sorted(files):
+        if name != _STATE:
+            parts.setdefault(_SHARD.sub("", name.removesuffix(_SUFFIX)), []).append(name)
+    return Inventory(path, step, numbers, parts, files)
+
+
+def _joined(found: Inventory, group: str) -> dict[str, Tensor]:
+    """Return the tensors of a group, those that lie in pieces put together."""
+    tensors: dict[str, Tensor] = {}
+    filled: dict[str, int] = {}
+    for name in found.parts[group]:
+        content = found.read(name)
+        pieces, places = load_tensors(found.path / name, content), places_in(found.path / name, content)
+        for key, piece in pieces.items():
+            filled[key] = filled.get(key, 0) + piece.numel()
+            if key not in places:
+                tensors[key] = piece
+                continue
+            shape, offsets = places[key]
+            into = tensors.setdefault(key, piece.new_empty(shape))
+            into[tuple(slice(o, o + n) for o, n in zip(offsets, piece.shape, strict=True))] = piece
+    holes = [key for key, tensor in tensors.items() if filled[key] != tensor.numel()]
+    if holes:
+        raise DamagedCheckpointError(f"{found.path} lacks pieces of {group}: {', '.join(holes)}")
+    return tensors
 
 
 def read_checkpoint(folder: Path, groups: Iterable[str] | None = None) -> RunState:
@@ -253,29 +376,43 @@ def read_checkpoint(folder: Path, groups: Iterable[str] | None = None) -> RunSta
         DamagedCheckpointError: if it holds damaged ones only.
         ValueError: if a group is not in the checkpoint.
     """
-    chosen = None if groups is None else tuple(groups)
+    chosen, paths = None if groups is None else tuple(groups), list_checkpoints(folder)
+    if not paths:
+        raise FileNotFoundError(f"no checkpoint in {folder}; is it the folder of a run that has saved one?")
+    return newest_whole(paths, lambda path: load_checkpoint(path, chosen))
+
+
+def newest_whole(paths: Sequence[Path], read: Callable[[Path], T]) -> T:
+    """Return what is read from the first checkpoint that can be read, warning of those before it.
+
+    Args:
+        paths: of one run folder, newest first, at least one.
+        read: raises ``DamagedCheckpointError`` for a damaged one.
+
+    Raises:
+        DamagedCheckpointError: if there are damaged ones only.
+    """
     damages: list[str] = []
-    for path in list_checkpoints(folder):
+    for path in paths:
         try:
-            state = load_checkpoint(path, chosen)
+            found = read(path)
         except DamagedCheckpointError as error:
             damages.append(str(error))
             continue
         if damages:
             listed = "\n  ".join(damages)
             warnings.warn(
-                f"using the checkpoint {path.name} of {folder}, because what is newer is damaged:\n  {listed}",
+                f"using the checkpoint {path.name} of {path.parent.parent}, because what is newer is damaged:"
+                f"\n  {listed}",
                 DamagedCheckpointWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        return state
-    if damages:
-        raise DamagedCheckpointError(f"no whole checkpoint in {folder}:\n  " + "\n  ".join(damages))
-    raise FileNotFoundError(f"no checkpoint in {folder}; is it the folder of a run that has saved one?")
+        return found
+    raise DamagedCheckpointError(f"no whole checkpoint in {paths[0].parent.parent}:\n  " + "\n  ".join(damages))
 
 
 def _manifest(path: Path) -> dict[str, JSON]:
-    manifest = _json_object(path / "manifest.json", _bytes(path / "manifest.json"))
+    manifest = json_object(path / "manifest.json", read_file(path / "manifest.json"))
     files = manifest.get("files")
     if manifest.get("format") != FORMAT or not isinstance(files, dict) or _STATE not in files:
         raise DamagedCheckpointError(f"{path}/manifest.json is not a manifest of format {FORMAT}")
@@ -284,75 +421,3 @@ def _manifest(path: Path) -> dict[str, JSON]:
         if name != _STATE and (group == name or _GROUP.fullmatch(group) is None):
             raise DamagedCheckpointError(f"{path}/manifest.json lists {name!r}, which no checkpoint holds")
     return files
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError as error:
-        raise DamagedCheckpointError(f"{file} is missing") from error
-    except OSError as error:  # a failing disk answers with input/output errors
-        raise DamagedCheckpointError(f"{file} cannot be read: {error}") from error
-
-
-def _read(path: Path, name: str, files: Mapping[str, JSON]) -> bytes:
-    entry = files[name]
-    content = _bytes(path / name)
-    if not isinstance(entry, dict) or len(content) != entry.get("bytes"):
-        size = entry.get("bytes") if isinstance(entry, dict) else entry
-        raise DamagedCheckpointError(f"{path / name} has {len(content)} bytes; the manifest says {size}")
-    if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
-        raise DamagedCheckpointError(f"{path / name} does not have the SHA-256 of the manifest")
-    return content
-
-
-def _json_object(file: Path, content: bytes) -> dict[str, JSON]:
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise DamagedCheckpointError(f"{file} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DamagedCheckpointError(f"{file} is not a JSON object")
-    return value
-
-
-def _load(path: Path, name: str, files: Mapping[str, JSON]) -> dict[str, Tensor]:
-    try:
-        return load_bytes(_read(path, name, files))
-    except SafetensorError as error:
-        raise DamagedCheckpointError(f"{path / name} is not a safetensors file: {error}") from error
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write one safetensors file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _serialized(tensors, metadata))
-
-
-class StoredTensors(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, read when they are asked for.
-
-    Raises:
-        DamagedCheckpointError: if it is not a whole safetensors file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._file = cast(Any, safe_open(str(path), framework="pt"))  # comes without types
-        except (SafetensorError, OSError) as error:
-            raise DamagedCheckpointError(f"{path} is not a whole safetensors file: {error}") from error
-        self._names = tuple(self._file.keys())
-        self.metadata: dict[str, str] = self._file.metadata() or {}
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        tensor = self._file.get_tensor(name)
-        assert isinstance(tensor, torch.Tensor)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)

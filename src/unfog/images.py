@@ -1,15 +1,19 @@
-"""Samples as PNG files that carry text, and grids of them."""
+"""Samples as PNG files that carry text, as arrays where PNG has no room for their channels, and grids of them."""
 
 import io
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from unfog.data.dataset import to_uint8
 from unfog.diffusion.checks import require
+
+PNG_CHANNELS = (1, 3, 4)
+"""Channels that a PNG file holds: grey, RGB, and RGB with alpha."""
 
 _GAP = 2
 
@@ -39,29 +43,63 @@ def tile(images: Tensor, columns: int) -> Tensor:
     return sheet
 
 
+def png_bytes(image: Tensor, text: Mapping[str, str] | None = None, *, optimize: bool = False) -> bytes:
+    """Return an image as a PNG file.
+
+    Args:
+        image: ``(C, H, W)`` with 1, 3 or 4 channels, uint8, or floats in [-1, 1], which are clipped.
+        text: kept in the file, by keyword; keywords are 1 to 79 Latin letters long.
+        optimize: make it as small as it can be, which takes longer.
+
+    Raises:
+        ValueError: if the image has another shape.
+    """
+    require(
+        image.ndim == 3 and image.shape[0] in PNG_CHANNELS,
+        f"an image (C, H, W) with C among {PNG_CHANNELS}, got {tuple(image.shape)}",
+    )
+    pixels = _as_pixels(image).permute(1, 2, 0).numpy()
+    info = PngImagePlugin.PngInfo()
+    for keyword, words in (text or {}).items():
+        info.add_itxt(keyword, words)
+    stream = io.BytesIO()
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    picture.save(stream, "PNG", pnginfo=info, optimize=optimize)
+    return stream.getvalue()
+
+
 def write_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
     """Write an image; a file of that name is replaced at once.
 
     Args:
         path: ends in ``.png``; its folder is made if it is not there.
-        image: ``(C, H, W)`` with 1 or 3 channels, uint8, or floats in [-1, 1], which are clipped.
+        image: ``(C, H, W)`` with 1, 3 or 4 channels, uint8, or floats in [-1, 1], which are clipped.
         text: kept in the file, by keyword; keywords are 1 to 79 Latin letters long.
 
     Raises:
         ValueError: if the image has another shape.
     """
-    require(image.ndim == 3 and image.shape[0] in (1, 3), f"an image (1 or 3, H, W), got {tuple(image.shape)}")
-    pixels = (image if image.dtype == torch.uint8 else to_uint8(image)).cpu().permute(1, 2, 0).numpy()
-    info = PngImagePlugin.PngInfo()
-    for keyword, words in text.items():
-        info.add_itxt(keyword, words)
+    _write(path, png_bytes(image, text))
+
+
+def write_array(path: Path, image: Tensor, record: str) -> None:
+    """Write an image of any number of channels as an array, and a text beside it; such files are replaced at once.
+
+    Args:
+        path: ends in ``.npy`` and holds ``(C, H, W)`` uint8; the text goes to the file that ends in ``.json`` instead.
+            Their folder is made if it is not there.
+        image: ``(C, H, W)`` uint8, or floats in [-1, 1], which are clipped.
+        record: the text.
+
+    Raises:
+        ValueError: if the image has another shape.
+    """
+    require(image.ndim == 3, f"an image (C, H, W), got {tuple(image.shape)}")
     stream = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(stream, "PNG", pnginfo=info)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all, but not forced to the disk: that would take longer than drawing a small sample.
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_bytes(stream.getvalue())
-    draft.replace(path)
+    np.save(stream, _as_pixels(image).numpy(), allow_pickle=False)
+    # The record first: an array is never without one.
+    _write(path.with_suffix(".json"), record.encode())
+    _write(path, stream.getvalue())
 
 
 def read_png_text(path: Path) -> dict[str, str]:
@@ -77,3 +115,15 @@ def read_png_text(path: Path) -> dict[str, str]:
     except (UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"{path} is no PNG file") from error
     return {str(keyword): str(words) for keyword, words in text.items()}
+
+
+def _as_pixels(image: Tensor) -> Tensor:
+    return (image if image.dtype == torch.uint8 else to_uint8(image)).cpu()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write whole or not at all, but not forced to the disk: that would take longer than drawing a small sample."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_bytes(content)
+    draft.replace(path)

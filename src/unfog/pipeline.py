@@ -5,7 +5,7 @@ batches, and sample k of a seed is the same whatever the batch size.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,6 +72,11 @@ class SampleRequest:
         require(0 <= self.first < 2**32 - self.count, f"first in [0, 2**32 - count), got {self.first}")
         if isinstance(self.labels, Sequence):
             require(len(self.labels) == self.count, f"{self.count} labels, one a sample, got {len(self.labels)}")
+
+    def part(self, start: int, stop: int) -> "SampleRequest":
+        """Return the request for samples ``start`` to ``stop - 1`` of this one, counted from 0: the same samples."""
+        labels = self.labels[start:stop] if isinstance(self.labels, Sequence) else self.labels
+        return replace(self, count=stop - start, labels=labels, first=self.first + start)
 
     def label_of(self, index: int) -> int | None:
         """Return the class of sample ``index``, counted from 0."""

@@ -16,6 +16,7 @@ LAYER = {
     "data": 2,
     "tasks": 2,
     "metrics": 2,
+    "files": 2,
     "checkpoint": 3,
     "images": 3,
     "pipeline": 3,

@@ -114,7 +114,9 @@ def test_every_sampler_goes_by_its_name(run: Path, here: Path, name: str, kind: 
         (["--label", "x"], "--label: expected a number from 0 to 9"),
         (["--label", "10"], "--label: expected a number from 0 to 9"),
         (["--label", "none", "--guidance", "2"], "a guidance scale of 2.0 does nothing without"),
-        (["--average", "first"], "--average: expected 'last' or the length"),
+        (["--average", "first"], "--average: expected 'last', or as in train.ema: expected a number, or one of power"),
+        (["--average", "{kind: exponential, decay: 2}"], "an EMA decay in (0, 1), got 2.0"),
+        (["--average", "exponential"], "one of the averages"),
         (["--average", "0.2"], "one of the averages"),
         (["--count", "0"], "a count of at least 1, got 0"),
         (["--steps", "0"], "steps of at least 1, got 0"),
@@ -138,6 +140,28 @@ def test_what_cannot_be_done_is_refused(
 def test_a_folder_that_is_no_run_is_refused(here: Path, capsys: Capture) -> None:
     assert main(["sample", "nowhere"]) == 2
     assert "there is no folder nowhere" in capsys.readouterr().err
+
+
+def test_an_average_of_constant_decay_is_sampled_from_and_found_again(
+    here: Path, tiny: list[str], capsys: Capture
+) -> None:
+    settings = ["train.ema=[0.05, {kind: exponential, decay: 0.9}]", "average={kind: exponential, decay: 0.9}"]
+    assert main(["train", "digits", *tiny, *settings, "--out", "run", "--no-report"]) == 0
+    common = ["sample", "run", "-n", "1", "--steps", "2", "--seed", "1"]
+    assert main([*common, "--out", "own"]) == 0
+    assert main([*common, "--average", "{kind: exponential, decay: 0.9}", "--out", "named"]) == 0
+    assert main([*common, "--average", "0.05", "--out", "power"]) == 0
+    own, named, power = (told(Path(f"{name}/000000.png"))["origin"] for name in ("own", "named", "power"))
+    assert isinstance(own, dict)
+    assert isinstance(power, dict)
+    assert own == named
+    assert (own["weights"], power["weights"]) == ("ema-decay-0.9", "ema-0.050")
+    assert own["sha256"] != power["sha256"]
+    assert main(["sample", "run", "--from", "own/000000.png", "--out", "again"]) == 0
+    assert told(Path("again/000000.png")) == told(Path("own/000000.png"))
+    capsys.readouterr()
+    assert main(["inspect", "run", "run"]) == 0
+    assert "ema-0.050 (" in capsys.readouterr().out
 
 
 def test_files_are_not_replaced(run: Path, here: Path, capsys: Capture) -> None:

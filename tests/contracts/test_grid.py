@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from unfog.diffusion.schedule import CleanEnd, Schedule, Tabulated
-from unfog.sampling.grid import Leading, TimeGrid
+from unfog.sampling.grid import Leading, Linspace, TimeGrid
 
 STEPS = (1, 2, 3, 7, 30, 50, 333, 999, 1000)
 
@@ -28,14 +28,16 @@ def test_times_fall_strictly_to_zero_on_every_schedule(grid: TimeGrid, all_of: C
 
 
 def refuses(grid: TimeGrid, schedule: Schedule, steps: int) -> bool:
-    """Leading counts levels: they must be those of the table, lie within it, and not be evaluated at t = 0."""
-    if not isinstance(grid, Leading):
+    """Grids of levels: they must be those of the table, lie within it, and not be evaluated at t = 0."""
+    if not isinstance(grid, Leading | Linspace):
         return False
-    if (steps - 1) * (grid.levels // steps) + grid.offset >= grid.levels:
+    if isinstance(grid, Leading) and (steps - 1) * (grid.levels // steps) + grid.offset >= grid.levels:
         return True
     if not isinstance(schedule, Tabulated):
         return False
-    return schedule.levels != grid.levels or (schedule.clean is CleanEnd.FIRST_LEVEL and grid.offset == 0)
+    # The only step of Linspace is at the last level.
+    first = grid.offset == 0 if isinstance(grid, Leading) else steps > 1
+    return schedule.levels != grid.levels or (schedule.clean is CleanEnd.FIRST_LEVEL and first)
 
 
 def test_more_steps_make_no_jump_longer(grid: TimeGrid, all_of: Callable[[type], list[Any]]) -> None:

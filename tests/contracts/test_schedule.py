@@ -19,6 +19,17 @@ def interior(schedule: Schedule) -> Tensor:
     return torch.linspace(0.005, 0.995, 40, dtype=torch.float64)
 
 
+def test_both_scales_at_once_are_those_of_each(schedule: Schedule) -> None:
+    for t in (
+        torch.tensor(0.4),
+        torch.linspace(0, 1, 2003, dtype=torch.float64),
+        torch.tensor([[0.0, 0.3], [0.7, 1.0]]),
+    ):
+        alpha, sigma = schedule.scales(t)
+        assert torch.equal(alpha, schedule.alpha(t))
+        assert torch.equal(sigma, schedule.sigma(t))
+
+
 def test_the_log_snr_falls_strictly(schedule: Schedule) -> None:
     log_snr = schedule.log_snr(torch.linspace(0, 1, 4001, dtype=torch.float64))
     assert (log_snr.diff() < 0).all()

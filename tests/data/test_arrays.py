@@ -36,11 +36,50 @@ def test_grey_pictures_need_no_channels(tmp_path: Path, shape: tuple[int, ...]) 
     assert np.array_equal(pixels(open_dataset(DataSpec(str(tmp_path / "a.npy")))), PIXELS[:, :1])
 
 
-@pytest.mark.parametrize("shape", [(6, 3, 4, 3), (6, 4, 5, 2), (6, 4), (0, 4, 5)])
+@pytest.mark.parametrize("shape", [(6, 3, 4, 3), (6, 5, 5, 5), (6, 4, 4, 2, 2), (6, 4), (0, 4, 5)])
 def test_shapes_that_are_not_clear_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     np.save(tmp_path / "a.npy", np.zeros(shape, dtype=np.uint8))
     with pytest.raises(ValueError, match="shape"):
         open_dataset(DataSpec(str(tmp_path / "a.npy")))
+
+
+@pytest.mark.parametrize("bands", [2, 4, 7])
+@pytest.mark.parametrize("last", [False, True])
+def test_arrays_have_any_number_of_channels(tmp_path: Path, bands: int, last: bool) -> None:
+    levels = np.random.default_rng(1).integers(0, 256, (3, bands, 8, 9), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", levels.transpose(0, 2, 3, 1) if last else levels)
+    assert np.array_equal(pixels(open_dataset(DataSpec(str(tmp_path / "a.npy")))), levels)
+
+
+def test_the_channels_asked_for_tell_the_axes_apart(tmp_path: Path) -> None:
+    levels = np.random.default_rng(1).integers(0, 256, (3, 8, 5, 6), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", levels)
+    assert np.array_equal(pixels(open_dataset(DataSpec(str(tmp_path / "a.npy"), channels=8))), levels)
+
+
+def test_no_band_of_an_array_is_taken_for_transparency(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1, 4, 8, 8), dtype=np.uint8))
+    assert pixels(open_dataset(DataSpec(str(tmp_path / "a.npy"), background="red", size=4))).max() == 0
+
+
+def test_each_band_is_resized_by_itself(tmp_path: Path) -> None:
+    levels = np.random.default_rng(1).integers(0, 256, (1, 4, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", levels)
+    np.save(tmp_path / "b.npy", levels[:, 2])
+    whole, band = (pixels(open_dataset(DataSpec(str(tmp_path / name), size=3))) for name in ("a.npy", "b.npy"))
+    assert np.array_equal(whole[:, 2], band[:, 0])
+
+
+def test_bands_cannot_become_another_number_of_channels(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((1, 4, 8, 8), dtype=np.uint8))
+    with pytest.raises(ValueError, match="4 channels, which cannot become 3"):
+        open_dataset(DataSpec(str(tmp_path / "a.npy"), channels=3))
+
+
+def test_colour_becomes_grey_by_its_luma(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.full((1, 8, 8, 3), [255, 0, 0], dtype=np.uint8))
+    # ITU-R 601: 0.299 of full red is 76.2.
+    assert (pixels(open_dataset(DataSpec(str(tmp_path / "a.npy"), channels=1))) == 76).all()
 
 
 def test_the_splits_of_an_archive_go_by_its_keys(tmp_path: Path) -> None:
@@ -90,8 +129,11 @@ def test_numbers_outside_the_stated_range_are_refused(tmp_path: Path, worst: flo
     values = np.full((2, 4, 5), 0.5)
     values[1, 2, 3] = worst
     np.save(tmp_path / "a.npy", values)
-    with pytest.raises(ValueError, match="outside of value_range"):
-        open_dataset(DataSpec(str(tmp_path / "a.npy"), value_range=(0.0, 1.0)))
+    with pytest.raises(ValueError, match="outside of value_range") as caught:
+        open_dataset(DataSpec(str(tmp_path / "a.npy"), value_range=(0.0, 1.0), max_bad=1.0))
+    reach = sorted(value for value in (0.5, worst) if not np.isnan(value))
+    assert f"reach from {reach[0]} to {reach[-1]}" in str(caught.value)
+    assert f"{worst} at (1, 2, 3)" in str(caught.value)
 
 
 def test_an_archive_without_pictures_is_refused_with_what_it_holds(tmp_path: Path) -> None:
@@ -104,6 +146,12 @@ def test_two_arrays_of_pictures_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=PIXELS, x0=PIXELS)
     with pytest.raises(ValueError, match="several arrays of images"):
         open_dataset(DataSpec(str(tmp_path / "a.npz")))
+
+
+def test_labels_below_zero_are_refused_with_the_one_that_is(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=LABELS - 1)
+    with pytest.raises(ValueError, match=r"labels of .*a\.npz.* must be 0, 1, 2 and so on, but one is -1"):
+        open_dataset(DataSpec(str(tmp_path / "a.npz"), holdout=0.5))
 
 
 def test_labels_that_are_not_whole_numbers_are_refused(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from unfog.data.dataset import ArrayDataset, Report, Skipped, to_float, to_uint8
+from unfog.data.dataset import ArrayDataset, Report, Skipped, printable, to_float, to_uint8
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 3, 4, 5), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -128,3 +131,50 @@ def test_a_report_names_what_was_left_out() -> None:
     text = str(Report(3, (Skipped("a.png", "truncated"),)))
     assert "1 of 3" in text
     assert "a.png: truncated" in text
+
+
+def test_captions_go_by_the_number_of_the_example() -> None:
+    dataset = ArrayDataset(PIXELS, captions=["a", "b", None, "", "e", "f"])
+    assert dataset.captions(np.array([4, 2, 3])) == ["e", None, ""]
+    assert dataset.info.captioned == 5
+
+
+def test_a_set_without_captions_has_none_for_each_example() -> None:
+    dataset = ArrayDataset(PIXELS)
+    assert dataset.captions(torch.tensor([0, 1])) == [None, None]
+    assert dataset.info.captioned == 0
+
+
+def test_captions_of_another_number_than_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected 6 captions"):
+        ArrayDataset(PIXELS, captions=["a"])
+
+
+def test_the_fingerprint_changes_with_a_caption() -> None:
+    sets = [ArrayDataset(PIXELS, captions=[text] * 6).info.fingerprint for text in ("a", "b")]
+    assert len({*sets, ArrayDataset(PIXELS).info.fingerprint}) == 3
+
+
+def test_a_mapped_set_is_pickled_without_its_pixels(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.tile(PIXELS, (200, 1, 1, 1)))
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    packed = pickle.dumps(ArrayDataset(mapped))
+    assert len(packed) < 2000 < mapped.nbytes
+    assert torch.equal(
+        pickle.loads(packed).gather(np.array([7]))["x0"], ArrayDataset(mapped).gather(np.array([7]))["x0"]
+    )
+
+
+def test_a_part_of_a_mapped_array_is_pickled_as_it_is(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", PIXELS)
+    part = ArrayDataset(np.load(tmp_path / "a.npy", mmap_mode="r")[2:])
+    again = pickle.loads(pickle.dumps(part))
+    assert torch.equal(again.gather(np.arange(4))["x0"], part.gather(np.arange(4))["x0"])
+
+
+def test_names_are_shown_without_line_breaks_and_broken_text() -> None:
+    assert printable("a\nb\udcff\x1b ü日.png") == "a\\nb\\xff\\x1b ü日.png"
+
+
+def test_a_report_tells_the_share_of_bad_pictures() -> None:
+    assert Report(4, (Skipped("a", ""),)).share == 0.25

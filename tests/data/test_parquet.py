@@ -101,7 +101,7 @@ def test_a_broken_row_is_left_out_and_named(tmp_path: Path, png: Png) -> None:
         {"bytes": png(2), "path": None},
     ]
     write(tmp_path / "train.parquet", {"image": pa.array(values, IMAGE), "label": [0, 0, 0, 1]}, rows_a_group=1)
-    dataset = open_dataset(DataSpec(str(tmp_path)))
+    dataset = open_dataset(DataSpec(str(tmp_path), max_bad=0.5))
     assert (levels(dataset), labels(dataset)) == ([1, 2], [0, 1])
     assert [s.name for s in dataset.info.report.skipped] == ["train.parquet row 1", "train.parquet row 2"]
 
@@ -141,6 +141,18 @@ def test_labels_may_be_text(tmp_path: Path, png: Png) -> None:
     write(tmp_path / "test.parquet", {"image": images(png, [3]), "label": ["emu"]})
     dataset = open_dataset(DataSpec(str(tmp_path)))
     assert (labels(dataset), dataset.info.classes) == ([1, 0], ("cat", "dog", "emu"))
+
+
+@pytest.mark.parametrize("name", ["text", "caption"])
+def test_a_column_of_text_holds_the_captions(tmp_path: Path, png: Png, name: str) -> None:
+    write(tmp_path / "train.parquet", {"image": images(png, [1, 2]), name: ["one", None]})
+    assert open_dataset(DataSpec(str(tmp_path))).captions(np.arange(2)) == ["one", None]
+
+
+def test_two_columns_of_captions_are_refused(tmp_path: Path, png: Png) -> None:
+    write(tmp_path / "train.parquet", {"image": images(png, [1]), "text": ["one"], "caption": ["two"]})
+    with pytest.raises(ValueError, match=r"captions could be any of \['text', 'caption'\]"):
+        open_dataset(DataSpec(str(tmp_path)))
 
 
 def test_two_label_columns_are_told_apart_by_the_spec(tmp_path: Path, png: Png) -> None:

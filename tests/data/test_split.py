@@ -96,7 +96,15 @@ def test_the_test_part_is_not_a_stretch_of_the_set() -> None:
 
 def test_an_empty_part_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
-        held_out(3, None, 0.01)
+        held_out(1, None, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("count", "labels", "share", "test"),
+    [(2, None, 0.1, 1), (4, None, 0.1, 1), (3, None, 0.99, 2), (20, np.arange(20) % 10, 0.1, 2)],
+)
+def test_a_small_set_has_both_parts(count: int, labels: np.ndarray | None, share: float, test: int) -> None:
+    assert held_out(count, labels, share).sum() == test
 
 
 @settings(max_examples=30, deadline=None)

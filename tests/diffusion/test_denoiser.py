@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from unfog.diffusion.denoiser import NetworkDenoiser, Prediction
-from unfog.diffusion.parameterization import EDM, X0, Eps, Flow, V
+from unfog.diffusion.parameterization import EDM, X0, Eps, Flow, Parameterization, V
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.schedule import Cosine, RectifiedFlow, VarianceExploding, VariancePreserving, linear
 
@@ -95,6 +95,61 @@ def test_a_parameterization_without_information_is_refused() -> None:
 def test_a_stateless_denoiser_serves_every_trajectory_itself() -> None:
     denoiser = NetworkDenoiser(Recorder(), Gaussian(Cosine()), V())
     assert denoiser.begin() is denoiser
+
+
+class CountingSchedule(VariancePreserving):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        type(self).asked += 1
+        return super().alpha(t)
+
+
+TIMES = tuple(torch.tensor([1.0, 0.7, 0.2, 1e-9], dtype=torch.float64).unbind())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("parameterization", [Eps(), V(), X0(), Flow(), EDM()], ids=repr)
+def test_a_prepared_denoiser_answers_as_before(parameterization: Parameterization, dtype: torch.dtype) -> None:
+    x_t = torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    network = Recorder(dtype)
+    denoiser = NetworkDenoiser(network, Gaussian(VariancePreserving()), parameterization)
+    prepared, label = denoiser.prepared(TIMES), {"label": torch.tensor([0, 1, 2])}
+    for t in TIMES:
+        expected, found = denoiser(x_t, t, label).x0, prepared(x_t, t, label).x0
+        (x, level, cond), (same_x, same_level, same_cond) = network.seen[-2:]
+        # Scalars of many times and of one may differ in the last bit of float64; the network's dtype hides that.
+        torch.testing.assert_close(same_x, x)
+        torch.testing.assert_close(same_level, level, rtol=1e-6 if level.dtype is torch.float32 else 1e-14, atol=0)
+        assert cond == same_cond == label
+        torch.testing.assert_close(found, expected, rtol=1e-2 * (dtype is not torch.float64), atol=1e-13)
+
+
+def test_a_prepared_denoiser_forms_no_scalar_again() -> None:
+    denoiser = NetworkDenoiser(Recorder(), Gaussian(CountingSchedule()), V()).prepared(TIMES)
+    before = CountingSchedule.asked
+    for t in TIMES:
+        denoiser(torch.zeros(2, 3), t)
+    assert CountingSchedule.asked == before
+
+
+@pytest.mark.parametrize("t", [TIMES[1].clone(), torch.tensor(0.4), torch.tensor([0.1, 0.9]).double()])
+def test_a_prepared_denoiser_answers_at_other_times_too(t: Tensor) -> None:
+    denoiser, x_t = NetworkDenoiser(Recorder(), Gaussian(VariancePreserving()), V()), torch.ones(2, 3)
+    assert torch.equal(denoiser.prepared(TIMES)(x_t, t).x0, denoiser(x_t, t).x0)
+
+
+def test_a_network_that_changes_its_input_does_not_change_the_state() -> None:
+    class InPlace(Recorder):
+        def forward(self, x: Tensor, c_noise: Tensor, **cond: Tensor) -> Tensor:
+            return x.mul_(self.weight.detach() * 3)
+
+    denoiser, x_t = NetworkDenoiser(InPlace(), Gaussian(VariancePreserving()), V()), torch.ones(2, 3)
+    for each in (denoiser, denoiser.prepared(TIMES)):
+        each(x_t, TIMES[1])
+        assert torch.equal(x_t, torch.ones(2, 3))
 
 
 def test_a_prediction_has_no_variance_unless_given() -> None:

@@ -13,9 +13,11 @@ from unfog.evaluation.features import (
     FeatureCard,
     FeatureConfig,
     Pretext,
-    Rotations,
+    Variants,
     feature_extractor,
     load_extractor,
+    mirror,
+    obstacle,
     turn,
 )
 
@@ -156,9 +158,31 @@ def test_without_labels_the_network_learns_to_tell_rotations_apart(tmp_path):
     assert card.accuracy.value == 1.0
 
 
-def test_images_without_labels_must_be_square(tmp_path):
-    with pytest.raises(ValueError, match=r"square.*\(8, 10\)"):
-        feature_extractor(halves(labelled=False, size=(8, 10)), tmp_path, TINY)
+def test_without_labels_and_not_square_it_learns_to_tell_mirrorings_apart(tmp_path):
+    # Bright in one corner of four: learned completely, where guessing gives a quarter.
+    pixels = np.random.default_rng(0).integers(0, 80, (60, 1, 8, 12), dtype=np.uint8)
+    pixels[:, :, :4, :6] += 150
+    card = feature_extractor(ArrayDataset(pixels, name="toy"), tmp_path, TINY).card
+    assert card.pretext is Pretext.MIRRORINGS
+    assert card.accuracy.value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "words"),
+    [(1, (8, 8), "learns from 2 training examples"), (2, (8, 8), "of 2 in all"), (60, (4, 9), "these are 4 x 9")],
+)
+def test_where_no_network_can_be_made_it_is_said_why(count, size, words, tmp_path):
+    dataset = halves(count, size=size)
+    assert words in obstacle(dataset)
+    with pytest.raises(ValueError, match=words):
+        feature_extractor(dataset, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_three_examples_are_enough(tmp_path):
+    dataset = halves(3)
+    assert obstacle(dataset, TINY) is None
+    assert feature_extractor(dataset, tmp_path, TINY)(halves(2).gather(torch.arange(2))["x0"]).isfinite().all()
 
 
 def test_four_quarter_turns_lead_back():
@@ -168,15 +192,23 @@ def test_four_quarter_turns_lead_back():
     assert not torch.equal(turn(x, turns)[1], x[1])
 
 
+def test_the_mirrorings_are_four_and_each_undoes_itself():
+    x = torch.randn(4, 2, 5, 3, generator=torch.Generator().manual_seed(0))
+    ways = torch.arange(4)
+    assert torch.equal(mirror(mirror(x, ways), ways), x)
+    same = mirror(x[:1].expand(4, -1, -1, -1), ways)
+    assert len({tuple(image.flatten().tolist()) for image in same}) == 4
+
+
 def test_each_example_stands_at_four_positions_under_four_turns():
-    batch = Rotations(Numbered()).take(8, 8)
+    batch = Variants(Numbered(), turn).take(8, 8)
     assert batch.values["label"].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     assert batch.values["x0"].amin((1, 2, 3)).tolist() == [2, 2, 2, 2, 3, 3, 3, 3]
     assert batch.ids.tolist() == [2, 2, 2, 2, 3, 3, 3, 3]
 
 
 def test_turned_batches_are_a_pure_function_of_the_position():
-    batches = Rotations(Numbered())
+    batches = Variants(Numbered(), turn)
     whole, part = batches.take(0, 24), batches.take(5, 9)
     assert torch.equal(part.values["x0"], whole.values["x0"][5:14])
     assert torch.equal(part.positions, torch.arange(5, 14))

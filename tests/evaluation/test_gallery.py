@@ -22,16 +22,39 @@ def pixels(picture):
     return decoded[None] if decoded.ndim == 2 else decoded.permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 4])
 def test_an_image_survives_its_uri(channels):
     image = torch.arange(channels * 20, dtype=torch.uint8).reshape(channels, 4, 5)
     assert torch.equal(pixels(gallery.Picture(gallery.png_uri(image), "")), image)
 
 
-def test_of_two_channels_the_first_is_shown_and_said_to_be(toy_pipeline):
-    image = torch.arange(40, dtype=torch.uint8).reshape(2, 4, 5)
-    assert torch.equal(pixels(gallery.Picture(gallery.png_uri(image), "")), image[:1])
-    assert "2 channels" in gallery.by_class(toy_pipeline(channels=2)[0], 2, 0).note
+@pytest.mark.parametrize(("channels", "shown"), [(2, [0, 1, 0]), (5, [0, 1, 2])])
+def test_of_bands_some_are_shown_in_colour(channels, shown):
+    image = torch.arange(channels * 20, dtype=torch.uint8).reshape(channels, 4, 5)
+    assert torch.equal(pixels(gallery.Picture(gallery.png_uri(image), "")), image[shown])
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [
+        (1, ""),
+        (2, "first is shown in magenta, the second in green"),
+        (3, ""),
+        (4, "as opacity"),
+        (5, "5 channels, of which the first three"),
+    ],
+)
+def test_which_bands_are_shown_is_said(toy_pipeline, channels, words):
+    note = gallery.by_class(toy_pipeline(channels=channels)[0], 2, 0).note
+    assert words in note if words else note == ""
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 16), (16, 8), (1, 40), (40, 1)])
+def test_images_of_any_shape_are_enlarged_alike_along_both_sides(size):
+    table = gallery.gallery([gallery.Row("", (gallery.Picture("", ""),))], (), (1, *size))
+    assert table.side % size[1] == 0
+    # At most one whole step away from 80 pixels along the longer side.
+    assert abs(max(size) * table.side // size[1] - 80) <= max(size) / 2
 
 
 def test_small_images_are_enlarged_by_whole_numbers():

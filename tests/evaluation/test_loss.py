@@ -235,9 +235,33 @@ def test_a_small_set_is_used_as_a_whole():
     assert loss_by_level(task_of(Zero(), Cosine(), V()), GaussianData(6)).count == 6
 
 
-def test_one_example_is_refused():
-    with pytest.raises(ValueError, match="at least 2 examples"):
-        loss_by_level(task_of(Zero(), Cosine(), V()), GaussianData(1))
+def test_an_only_example_is_measured_over_several_noises():
+    task, data = task_of(Zero(), Cosine(), X0()), GaussianData(1)
+    curve = loss_by_level(task, data, times=torch.tensor([0.5]))
+    # Against a network that predicts x0 as 0, the error is that of the example whatever the noise.
+    wanted = data.x0.double().square().mean().item()
+    assert curve.prediction.values == pytest.approx((wanted,), rel=1e-6)
+    assert curve.prediction.errors == pytest.approx((0.0,), abs=1e-7)
+    noisy = loss_by_level(task_of(Zero(), VariancePreserving(), Eps()), data, times=torch.tensor([0.5]))
+    # Mean squares of N(0, 1) over 16 pixels have the spread sqrt(2 / 16), their mean over 8 noises 0.125; from 8 draws
+    # the spread is estimated within a factor of 3 but once in a hundred times.
+    assert 0.125 / 3 < noisy.prediction.errors[0] < 0.125 * 3
+    assert curve.count == noisy.count == 1
+
+
+def test_the_loss_of_an_only_example_has_the_interval_of_its_draws():
+    task, data = task_of(Zero(), Cosine(), V()), GaussianData(1)
+    found = expected_loss(task, data).network
+    assert found.count == 1
+    assert "the only example of gaussian at 8 training times" in found.note
+    assert found.low < found.value < found.high
+    with pytest.raises(ValueError, match="two values or more"):
+        expected_loss(task, data, draws=1)
+
+
+def test_too_few_examples_are_not_asked_for():
+    with pytest.raises(ValueError, match="a count of at least 2"):
+        loss_by_level(task_of(Zero(), Cosine(), V()), GaussianData(6), count=1)
 
 
 def test_the_numbers_survive_json():

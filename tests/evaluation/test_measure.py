@@ -9,6 +9,7 @@ from unfog.diffusion.process import Gaussian
 from unfog.diffusion.schedule import Cosine, linear
 from unfog.evaluation.loss import expected_loss
 from unfog.evaluation.measure import Measured, describe, draw, measure, worded
+from unfog.evaluation.scores import Missing
 from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
 from unfog.sampling.codec.codec import Identity
 from unfog.sampling.conditioning.conditioner import Unconditional
@@ -80,8 +81,22 @@ def test_a_model_without_classes_is_measured_without_accuracy(toy_pipeline, toy_
     found = measure(
         pipeline, task, train, test, samples=12, guidance=1.0, seed=0, batch_size=12, cache=tmp_path, effort=effort
     )
-    assert (found.classes, found.label_of(5), found.scores.accuracy) == (0, None, None)
+    assert (found.classes, found.label_of(5)) == (0, None)
+    assert isinstance(found.scores.accuracy, Missing)
     assert Measured.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_one_picture_is_measured_as_far_as_one_can_be(toy_pipeline, toy_dataset, effort, tmp_path, classes):
+    pipeline, task = toy_pipeline(classes=classes)
+    one = toy_dataset(1, 0, labelled=bool(classes))
+    found = measure(
+        pipeline, task, one, one, samples=3, guidance=1.0, seed=0, batch_size=12, cache=tmp_path, effort=effort
+    )
+    assert isinstance(found.scores.features, Missing)
+    assert isinstance(found.scores.accuracy, Missing) == (classes == 0)
+    assert found.loss_test.network.count == 1
+    assert Measured.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
 
 
 def test_guidance_without_classes_is_refused(toy_pipeline, toy_dataset, effort, tmp_path):

@@ -8,6 +8,7 @@ import torch
 
 from unfog.diffusion.parameterization import EDM
 from unfog.diffusion.schedule import VarianceExploding
+from unfog.evaluation.measure import measure
 from unfog.evaluation.report import SECTIONS, ReportInputs, render, write_report
 from unfog.evaluation.tables import rounded, spoken
 from unfog.pipeline import Pipeline, SampleSettings
@@ -211,6 +212,21 @@ def test_what_is_no_image_is_refused(bare):
     wrong = Pipeline(pipeline.denoiser, pipeline.conditioner, pipeline.codec, (4, 2), pipeline.settings)
     with pytest.raises(ValueError, match="model of images"):
         render(replace(bare, pipeline=wrong))
+
+
+def test_a_page_of_one_picture_says_what_is_left_out_and_why(toy_pipeline, toy_dataset, effort, tmp_path):
+    pipeline, task = toy_pipeline(3, 0)
+    one = toy_dataset(1, 0, 3, labelled=False)
+    found = measure(
+        pipeline, task, one, one, samples=2, guidance=1.0, seed=0, batch_size=2, cache=tmp_path, effort=effort
+    )
+    page = Page(render(ReportInputs("one", "", {}, [], pipeline, task, one, one, found)))
+    for reason in found.scores.missing:
+        assert page.text.count(reason) == 2  # beside the results and under the metrics
+    assert "1 held-out example and on 1 training example" in page.text
+    assert "of a single example over several noises" in page.text
+    assert any(image["alt"] == "training example 0" for image in page.images)
+    assert "Features are those of" not in page.text
 
 
 def test_the_file_is_the_page(bare, tmp_path):

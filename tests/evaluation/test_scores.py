@@ -7,7 +7,8 @@ import torch
 from unfog.data.dataset import ArrayDataset
 from unfog.evaluation.classifier import Budget
 from unfog.evaluation.features import FeatureConfig, feature_extractor
-from unfog.evaluation.scores import compare, evaluate
+from unfog.evaluation.scores import Missing, compare, evaluate
+from unfog.metrics.interval import Score
 
 TINY = Budget(steps=6, batch_size=12, width=1, lr=2e-2)
 
@@ -93,7 +94,7 @@ def test_copies_of_training_examples_are_found_and_count_as_copying(train, test,
     found = {r.sample: r.training for r in scores.nearest}
     assert found == dict(enumerate(ids.tolist()))
     assert scores.copying.value == 1.0
-    assert scores.accuracy is None
+    assert isinstance(scores.accuracy, Missing)
 
 
 def test_noise_scores_worse_than_the_floor(train, test, extractor):
@@ -114,6 +115,50 @@ def test_an_extractor_of_other_data_is_refused(train, test, extractor):
         evaluate(images(test)[0], None, dataset(60, 5), test, extractor)
 
 
-def test_no_more_examples_than_dimensions_are_refused():
-    with pytest.raises(ValueError, match="5 examples in 5 dimensions"):
-        compare(torch.randn(5, 5), torch.randn(5, 5), "toy", 0, 20)
+@pytest.mark.parametrize(
+    ("count", "formed"),
+    [
+        (1, set()),
+        (3, set()),
+        (4, {"precision", "recall"}),
+        (6, {"precision", "recall", "density", "coverage"}),
+        (8, {"precision", "recall", "density", "coverage"}),
+        (9, {"frechet", "precision", "recall", "density", "coverage"}),
+    ],
+)
+def test_a_comparison_holds_what_so_many_examples_suffice_for(count, formed):
+    generator = torch.Generator().manual_seed(0)
+    real, features = torch.randn(2, count, 8, generator=generator)
+    found = vars(compare(real, features, "toy", 0, 20, "of toys there are few"))
+    assert {name for name, score in found.items() if isinstance(score, Score)} == formed
+    reasons = {name: score.reason for name, score in found.items() if isinstance(score, Missing)}
+    assert all(reason.endswith("; of toys there are few") for reason in reasons.values())
+    if "frechet" in reasons:
+        assert "more than 8 examples" in reasons["frechet"]
+
+
+def test_without_features_the_accuracy_is_formed_all_the_same(train, test, perfect):
+    x0, label = images(test)
+    scores = evaluate(x0.flip(0), label.flip(0), train, test, Missing("no network"), budget=TINY, resamples=20)
+    assert scores.accuracy == perfect.accuracy
+    assert scores.missing == {
+        "no network": ("Fréchet distance", "precision", "recall", "density", "coverage", "copying")
+    }
+    assert (scores.count, scores.nearest) == (0, ())
+    told = json.loads(json.dumps(scores.to_dict()))
+    assert told["samples"]["frechet"] == told["features"] == {"reason": "no network"}
+
+
+def test_one_class_and_no_labels_leave_out_the_accuracy_alone(train, test, extractor):
+    pixels, _ = halves(20, 0)
+    one = ArrayDataset(pixels, np.zeros(20, int), name="toy", classes=("left",))
+    scores = evaluate(images(test)[0], torch.zeros(30).long(), one, one, Missing("no network"), budget=TINY)
+    assert "two classes" in scores.accuracy.reason
+    scores = evaluate(images(test)[0], None, train, test, extractor, resamples=20)
+    assert list(scores.missing.values()) == [("classification accuracy score",)]
+
+
+def test_a_single_sample_has_no_spread_to_judge_copying_by(train, test, extractor):
+    scores = evaluate(images(test)[0][:1], None, train, test, extractor, resamples=20)
+    assert "of samples there are 1, of test examples 1" in scores.copying.reason
+    assert len(scores.nearest) == 1

@@ -1,6 +1,19 @@
+from dataclasses import replace
+
 import pytest
 
-from unfog.evaluation.tables import duration, headlines, metrics, rounded, setting_groups, size, spoken
+from unfog.evaluation.scores import Missing
+from unfog.evaluation.tables import (
+    counted,
+    duration,
+    headlines,
+    metrics,
+    missing,
+    rounded,
+    setting_groups,
+    size,
+    spoken,
+)
 from unfog.metrics.interval import Score
 
 
@@ -75,3 +88,28 @@ def test_the_classes_are_those_of_the_accuracy(measured):
     assert {bar.name: bar.percent / 100 for bar in bars} == pytest.approx(
         {name: score.value for name, score in found.scores.accuracy.per_class.items()}
     )
+
+
+def test_what_is_missing_is_told_once_for_each_reason_and_stands_nowhere_else(measured):
+    found = measured[-1]
+    few, none = Missing("there are few"), Missing("there are none")
+    some = replace(found.scores.samples, frechet=few, recall=few)
+    scores = replace(found.scores, samples=some, floor=replace(found.scores.floor, frechet=few, recall=few))
+    scores = replace(scores, accuracy=none)
+    assert missing(scores) == (
+        "Fréchet distance and recall: there are few",
+        "classification accuracy score: there are none",
+    )
+    told = metrics(replace(found, scores=scores))
+    assert [row.name for row in told.rows] == ["Precision", "Density", "Coverage", "Copying"]
+    assert (told.bars, told.missing) == ((), missing(scores))
+    names = [headline.name for headline in headlines(replace(found, scores=scores))]
+    assert names == ["Precision", "Held-out loss", "Sampling"]
+
+
+def test_things_are_counted_in_words():
+    assert [counted(1, "image"), counted(2000, "image"), counted(2, "class", "es")] == [
+        "1 image",
+        "2,000 images",
+        "2 classes",
+    ]

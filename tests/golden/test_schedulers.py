@@ -157,6 +157,21 @@ def test_ddim_agrees_in_the_settings_of_stable_diffusion(steps: int) -> None:
     torch.testing.assert_close(ours(DDIM(), Leading(offset=1), table, steps), x, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("count", [100, 1000])
+@pytest.mark.parametrize("steps", [2, 7, 28, 50])
+def test_linspace_visits_the_timesteps_of_linspace(count: int, steps: int) -> None:
+    betas = linear_betas(count)
+    table = Tabulated.from_betas(betas)
+    found = table.index(Linspace(count).times(table, steps)[:-1])
+    exact = EulerDiscreteScheduler(count, trained_betas=betas.tolist(), timestep_spacing="linspace")
+    rounded = DDPMScheduler(count, trained_betas=betas.tolist(), timestep_spacing="linspace")
+    exact.set_timesteps(steps)
+    rounded.set_timesteps(steps)
+    # Euler keeps fractional timesteps in float32; DDPM rounds them, where it can be off by a half from ours.
+    torch.testing.assert_close(found, exact.timesteps.double(), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found, rounded.timesteps.double(), rtol=0, atol=0.5 + 1e-9)
+
+
 GRIDS = [("leading", Leading(), 7), ("trailing", Trailing(), 20), ("linspace", Linspace(), 28)]
 
 

@@ -1,12 +1,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from unfog.data.dataset import to_uint8
 from unfog.images import read_png_text
 from unfog.pipeline import SampleRequest, Samples, SampleSettings
-from unfog.recipe.export import columns_for, origin_of, read_record, save_images
+from unfog.recipe.export import columns_for, file_names, origin_of, read_record, save_grid, save_images
 from unfog.recipe.run import Run
 from unfog.sampling.gaussian import DDIM
 from unfog.sampling.grid import Karras
@@ -14,9 +17,10 @@ from unfog.sampling.grid import Karras
 SETTINGS = SampleSettings(DDIM(eta=0.3), Karras(rho=5.0), steps=7, guidance=2.5)
 
 
-def samples(count: int = 3, first: int = 5) -> Samples:
+def samples(count: int = 3, first: int = 5, channels: int = 1) -> Samples:
     request = SampleRequest(count, labels=[k % 2 for k in range(count)], seed=9, first=first, settings=SETTINGS)
-    return Samples(torch.zeros(count, 1, 4, 4), request, SETTINGS)
+    x = torch.linspace(-1, 1, count * channels * 16).reshape(count, channels, 4, 4)
+    return Samples(x, request, SETTINGS)
 
 
 def test_a_file_tells_the_request_for_its_own_sample(tmp_path: Path) -> None:
@@ -25,6 +29,57 @@ def test_a_file_tells_the_request_for_its_own_sample(tmp_path: Path) -> None:
     record = read_record(paths[1])
     assert record.request == SampleRequest(1, labels=1, seed=9, first=6, settings=SETTINGS)
     assert record.origin == {"sha256": "abc"}
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_samples_that_png_has_no_room_for_are_arrays_with_their_record_beside_them(
+    tmp_path: Path, channels: int
+) -> None:
+    answer = samples(channels=channels)
+    paths = save_images(answer, tmp_path, origin={"sha256": "abc"})
+    assert [path.name for path in paths] == ["000005.npy", "000006.npy", "000007.npy", "grid.png"]
+    assert [path.name for path in paths[:-1]] == file_names(channels, answer.request)
+    assert np.array_equal(np.load(paths[1]), to_uint8(answer.x[1]).numpy())
+    for path in (paths[1], paths[1].with_suffix(".json")):
+        record = read_record(path)
+        assert record.request == SampleRequest(1, labels=1, seed=9, first=6, settings=SETTINGS)
+        assert record.origin == {"sha256": "abc"}
+
+
+def test_the_grid_of_bands_has_a_row_a_sample_and_a_column_a_band(tmp_path: Path) -> None:
+    answer = samples(channels=5)
+    with Image.open(save_images(answer, tmp_path)[-1]) as grid:
+        sheet = np.asarray(grid)
+    assert sheet.shape == (3 * 6 - 2, 5 * 6 - 2)
+    assert np.array_equal(sheet[6:10, 18:22], to_uint8(answer.x[1, 3]).numpy())
+
+
+def test_a_grid_of_many_bands_shows_the_first_samples(tmp_path: Path) -> None:
+    answer = samples(count=70, channels=100)
+    save_grid(answer, tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (100 * 6 - 2, 2 * 6 - 2)
+    assert json.loads(read_png_text(tmp_path / "grid.png")["unfog"])["count"] == 70
+
+
+def test_four_channels_are_colour_and_opacity(tmp_path: Path) -> None:
+    answer = samples(channels=4)
+    with Image.open(save_images(answer, tmp_path)[1]) as image:
+        assert image.mode == "RGBA"
+        assert np.array_equal(np.asarray(image), to_uint8(answer.x[1]).permute(1, 2, 0).numpy())
+
+
+def test_an_array_without_its_record_is_refused(tmp_path: Path) -> None:
+    path = save_images(samples(channels=2), tmp_path)[0]
+    path.with_suffix(".json").unlink()
+    with pytest.raises(ValueError, match=r"its record 000005\.json is not beside it"):
+        read_record(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for name in ("a.npy", "a.json", "a.png"):
+        with pytest.raises(FileNotFoundError, match=name):
+            read_record(tmp_path / name)
 
 
 def test_a_file_names_the_class_and_the_versions(tmp_path: Path) -> None:

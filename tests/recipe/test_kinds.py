@@ -1,5 +1,5 @@
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -11,13 +11,15 @@ from unfog.recipe.kinds import KINDS, SHORTHANDS, TABLES, Table, names
 from unfog.recipe.plain import decode, encode, expand
 from unfog.sampling.grid import TimeGrid
 from unfog.sampling.sampler import Sampler, TableSampler
+from unfog.training.ema import Average, Power
 from unfog.training.optim import Decay, InverseSqrt
 
-OPEN = (Schedule, Parameterization, Times, Weight, Sampler, TimeGrid, Decay)
+OPEN = (Schedule, Parameterization, Times, Weight, Sampler, TimeGrid, Decay, float | Average)
 NEEDED: dict[type, dict[str, Any]] = {
     Stratified: {"density": Uniform()},
     Tabulated: {"alphas_cumprod": (0.9, 0.1)},
     InverseSqrt: {"reference": 1000},
+    Power: {"sigma_rel": 0.05},
 }
 
 
@@ -28,9 +30,10 @@ def leaves(cls: type) -> set[type]:
 
 
 @pytest.mark.parametrize("kind_of", OPEN)
-def test_every_class_of_an_open_type_has_one_name(kind_of: type) -> None:
+def test_every_class_of_an_open_type_has_one_name(kind_of: Any) -> None:
     listed = [cls for cls in KINDS[kind_of].values() if not issubclass(cls, Table)]
-    assert set(listed) == leaves(kind_of) - {kind_of, TableSampler}
+    (interface,) = {kind_of, *get_args(kind_of)} - {float, float | Average}
+    assert set(listed) == leaves(interface) - {interface, TableSampler}
     assert len(set(listed)) == len(listed)
 
 

@@ -15,6 +15,7 @@ from unfog.recipe.load import differences, dump, load, override, parse
 from unfog.recipe.schema import Recipe
 from unfog.recipes import RECIPES
 from unfog.sampling.gaussian import DDIM, DPMSolverPP2M, Heun, Variable
+from unfog.training.ema import Exponential
 
 DIGITS = RECIPES["digits"]()
 
@@ -111,6 +112,27 @@ def test_overrides_are_applied_in_order_and_checked_together() -> None:
     assert recipe.times == Stratified(LogitNormal())
 
 
+def test_averages_of_both_kinds_are_written_and_read_back() -> None:
+    settings = [
+        "train.ema=[0.05, {kind: exponential, decay: 0.999}, power]",
+        "average={kind: exponential, decay: 0.999}",
+    ]
+    with pytest.raises(RecipeError, match=r"train.ema\[2\].sigma_rel: missing; expected a number"):
+        override(DIGITS, settings)
+    recipe = override(DIGITS, [settings[0].replace("power", "exponential"), settings[1]])
+    assert recipe.train.ema == (0.05, Exponential(0.999), Exponential())
+    assert recipe.average == Exponential(0.999)
+    assert load(dump(recipe)) == recipe
+    assert override(recipe, ["average.decay=0.9999"]).average == Exponential()
+    assert override(recipe, ["average=0.05"]).average == 0.05
+    assert differences(recipe, override(recipe, ["average.decay=0.9999"])) == ["average.decay"]
+
+
+def test_lengths_are_written_as_the_numbers_they_are() -> None:
+    assert "ema: [0.05, 0.1]\n" in dump(DIGITS)
+    assert "\naverage: 0.05\n" in dump(DIGITS)
+
+
 def test_naming_a_kind_forgets_the_settings_of_the_one_before() -> None:
     shifted = override(DIGITS, ["schedule={kind: rectified_flow, shift: 3}"])
     assert override(shifted, ["schedule=rectified_flow"]).schedule == RectifiedFlow(1.0)
@@ -149,8 +171,13 @@ REFUSED = [
     ("sample.guidance=.inf", "sample.guidance", "expected a number, got inf"),
     ("data.path=1", "data.path", "expected text, got 1"),
     ("data.limit=x", "data.limit", "expected a whole number or null, got 'x'"),
-    ("train.ema=[0.1, x]", "train.ema[1]", "expected a list of numbers, got [0.1, 'x']"),
-    ("train.ema=0.1", "train.ema", "expected a list of numbers, got 0.1"),
+    ("train.ema=[0.1, x]", "train.ema[1]", "expected a number, or one of power, exponential, got 'x'"),
+    ("train.ema=[true]", "train.ema[0]", "expected a number, or one of power, exponential, or a mapping"),
+    ("train.ema=0.1", "train.ema", "expected a list, each of it a number, or one of power, exponential, got 0.1"),
+    ("train.ema=[{kind: exponential, decay: 1}]", "train.ema[0].decay", "an EMA decay in (0, 1), got 1.0"),
+    ("train.ema=[{kind: exponential, beta: 0.9}]", "train.ema[0].beta", "exponential has decay, warmup"),
+    ("average.decay=0.9", "average.decay", "average has no settings of its own; expected average=, a number, or one"),
+    ("average=exponential", "average", "among those in train.ema, (0.05, 0.1), or None, got Exponential(decay=0.9999"),
     ("train.optimizer.betas=[0.9]", "train.optimizer.betas", "expected a list of 2 numbers, got [0.9]"),
     ("data=mnist", "data", "expected settings of its own (data.path"),
     ("train.steps.x=1", "train.steps.x", "train.steps has no settings of its own"),
@@ -173,8 +200,8 @@ REFUSED = [
     ("sample.steps=0", "sample.steps", "at least 1, got 0"),
     ("sample.sampler={kind: ddim, eta: 2}", "sample.sampler.eta", "in [0, 1], not 2.0"),
     ("schedule={kind: linear_betas, steps: 3}", "schedule.steps", "more than 20 steps, not 3"),
-    ("average=0.2", "average", "among the lengths in train.ema"),
-    ("train.ema=[0.1]", "average", "among the lengths in train.ema, (0.1,), or None, got 0.05"),
+    ("average=0.2", "average", "among those in train.ema"),
+    ("train.ema=[0.1]", "average", "among those in train.ema, (0.1,), or None, got 0.05"),
     ("condition.quantity=x", "condition.quantity", "there is no such setting"),
 ]
 

@@ -12,6 +12,7 @@ from unfog.recipe.errors import RecipeError
 from unfog.recipe.load import override
 from unfog.recipe.run import MANIFEST, RECIPE, Run, RunError, Weights, initial_network
 from unfog.recipe.schema import Recipe
+from unfog.training.ema import Exponential, Power
 
 
 @pytest.fixture
@@ -100,9 +101,15 @@ def test_each_average_is_read_from_its_own_file(trained: Run) -> None:
     assert trained.weights().step == 4
 
 
+def test_a_number_and_the_power_average_of_that_length_are_the_same_weights(trained: Run) -> None:
+    assert trained.weights(Power(0.1)).sha256 == trained.weights(0.1).sha256
+
+
 def test_an_average_that_is_not_kept_is_refused(trained: Run) -> None:
     with pytest.raises(ValueError, match=r"one of the averages that .* keeps, \[0.05, 0.1\], got 0.2"):
         trained.weights(0.2)
+    with pytest.raises(ValueError, match=r"keeps, \[0.05, 0.1\], got Exponential\(decay=0.9999, warmup=True\)"):
+        trained.weights(Exponential())
 
 
 def test_a_run_without_a_checkpoint_has_no_weights(tmp_path: Path, tiny: Recipe, info: DataInfo) -> None:

@@ -145,9 +145,10 @@ def test_heun_evaluates_twice_a_step_and_once_on_the_last(clean: CleanEnd) -> No
     assert len(rows) == Heun().evaluations(5) == 9
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_dpm_solver_pp_2m_is_its_published_update(eta: float) -> None:
-    # Lu et al. 2022 (arXiv 2211.01095), algorithm 2, and its SDE form for eta = 1.
+    # Lu et al. 2022 (arXiv 2211.01095), algorithm 2, and its SDE form for eta = 1; between them the exact solution for
+    # constant x0 of the SDE of Xue et al. 2023 (arXiv 2309.05019), which is both at the ends.
     schedule = VariancePreserving()
     times = Karras(sigma_min=0.02).times(schedule, 12)
     x, denoise = prior(schedule), data(schedule)
@@ -162,15 +163,65 @@ def test_dpm_solver_pp_2m_is_its_published_update(eta: float) -> None:
             r = (lam[i] - lam[i - 1]) / h
             estimate = (1 + 1 / (2 * r)) * newest - 1 / (2 * r) * older
         (_, s_t), (a_s, s_s) = nodes[i : i + 2]
-        damping = math.exp(-h) if eta == 1 else 1.0
+        damping = math.exp(-(eta**2) * h) if eta > 0 else 1.0
         noise = RNG.at(i).normal((2,), Purpose.STEP).double()
         x = (
             s_s / s_t * damping * x
-            - a_s * math.expm1(-(2 if eta == 1 else 1) * h) * estimate
-            + eta * s_s * math.sqrt(-math.expm1(-2 * h)) * noise
+            - a_s * math.expm1(-(1 + eta**2) * h) * estimate
+            + s_s * math.sqrt(1 - damping**2) * noise
         )
         older = newest
     torch.testing.assert_close(run(DPMSolverPP2M(eta), schedule, times), x, rtol=0, atol=1e-12)
+
+
+def constant_x0(sampler: TableSampler, schedule: Schedule, times: Tensor) -> tuple[float, float, float]:
+    """Return what a table makes of the state, of an x0 that stays the same, and the variance of its noise."""
+    x, x0, variance = 1.0, 0.0, 0.0
+    for row in sampler.table(schedule, times):
+        (move,) = row.moves
+        x, x0, variance = move.x * x, move.x * x0 + sum(move.x0), move.x**2 * variance + move.noise**2
+    return x, x0, variance
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 0.5, 0.9, 1.0])
+def test_steps_of_dpm_solver_pp_are_one_long_step_where_x0_stays(eta: float) -> None:
+    schedule = VariancePreserving()
+    times = schedule.time(torch.tensor([-4.0, -1.0, -0.5, 3.0], dtype=torch.float64))
+    many, one = (constant_x0(DPMSolverPP2M(eta), schedule, t) for t in (times, times[[0, -1]]))
+    assert many == pytest.approx(one, rel=1e-12)
+
+
+def memory(sampler: TableSampler, schedule: Schedule, times: Tensor, variance: float) -> float:
+    """Return what is left of the start in the end for Gaussian data of mean 0: E[x_end | x_start] / x_start."""
+    x, estimates = 1.0, list[float]()
+    for row, (alpha, sigma) in zip(sampler.table(schedule, times), scales(schedule, times[:-1]), strict=True):
+        (move,) = row.moves
+        estimates.insert(0, alpha * variance / (alpha**2 * variance + sigma**2) * x)
+        x = move.x * x + sum(w * estimate for w, estimate in zip(move.x0, estimates, strict=False))
+    return x
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [*(DDIM(eta) for eta in (0.0, 0.5, 1.0)), *(DPMSolverPP2M(eta) for eta in (0.0, 0.3, 0.5, 0.8, 1.0))],
+    ids=repr,
+)
+@pytest.mark.parametrize("schedule", [VariancePreserving(), RectifiedFlow(3.0), VarianceExploding()], ids=repr)
+def test_what_is_left_of_the_start_converges_to_the_sde_at_the_order(
+    sampler: DDIM | DPMSolverPP2M, schedule: Schedule
+) -> None:
+    # With v the variance of the data, the SDE with eta times its noise has E[x_s | x_t] / x_t = alpha_s / alpha_t
+    # ((v + sigma_s^2 / alpha_s^2) / (v + sigma_t^2 / alpha_t^2))^((1 + eta^2) / 2): the ODE's at 0, the posterior's
+    # at 1. Times as in the contracts on order, away from sigma = 0.
+    variance, errors = 0.3, []
+    for steps in (128, 256):
+        times = schedule.time(torch.linspace(-5.0, 4.0, steps + 1, dtype=torch.float64))
+        (a_t, s_t), (a_s, s_s) = scales(schedule, times[[0, -1]])
+        ratio = (variance + (s_s / a_s) ** 2) / (variance + (s_t / a_t) ** 2)
+        truth = a_s / a_t * ratio ** ((1 + sampler.eta**2) / 2)
+        errors.append(abs(memory(sampler, schedule, times, variance) / truth - 1))
+    # At eta = 1 some are exact for Gaussian data: 256 steps of roundings of log-SNRs are left.
+    assert errors[1] <= max(errors[0] / 2 ** (sampler.order - 0.2), 1e-12)
 
 
 def test_dpm_solver_pp_starts_again_after_a_step_from_pure_noise() -> None:

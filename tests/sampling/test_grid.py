@@ -54,10 +54,24 @@ def test_leading_levels_beyond_the_table_are_refused() -> None:
     assert Leading(offset=147).times(linear(), 7)[0] == 1
     with pytest.raises(ValueError, match="at most 1000 steps on 1000 levels, not 1001"):
         Leading().times(linear(), 1001)
-    with pytest.raises(ValueError, match="expected the 100 levels of the schedule, not 1000"):
+    with pytest.raises(ValueError, match="expected levels=100 as the schedule has, not 1000"):
         Leading().times(linear(100), 10)
     with pytest.raises(ValueError, match="offset of at least 1 on a schedule that ends at its first level"):
         Leading().times(scaled_linear(clean=CleanEnd.FIRST_LEVEL), 10)
+
+
+def test_linspace_keeps_to_the_levels_of_the_table() -> None:
+    assert levels(Linspace(100), 10, linear(100)) == [99, 88, 77, 66, 55, 44, 33, 22, 11, 0]
+    assert levels(Linspace(100), 1, linear(100)) == [99]
+    with pytest.raises(ValueError, match="expected levels=100 as the schedule has, not 1000"):
+        Linspace().times(linear(100), 10)
+    with pytest.raises(ValueError, match="a schedule that goes on below its first level, or another grid"):
+        Linspace().times(scaled_linear(clean=CleanEnd.FIRST_LEVEL), 10)
+
+
+def test_linspace_cuts_a_continuous_schedule_into_levels() -> None:
+    times = Linspace(10).times(Cosine(), 4)
+    torch.testing.assert_close(times, torch.tensor([1.0, 0.7, 0.4, 0.1, 0.0], dtype=torch.float64))
 
 
 def test_trailing_starts_at_pure_noise_and_is_uniform() -> None:

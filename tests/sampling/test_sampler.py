@@ -2,14 +2,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unfog.diffusion import analytic
-from unfog.diffusion.denoiser import Cond, Denoiser
+from unfog.diffusion.denoiser import Cond, Denoiser, NetworkDenoiser
+from unfog.diffusion.parameterization import V
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.random import Purpose, Rng
 from unfog.diffusion.schedule import VariancePreserving, linear
-from unfog.sampling.gaussian import DDIM, DDPM
+from unfog.sampling.gaussian import DDIM, DDPM, DPMSolverPP2M, Heun
 from unfog.sampling.grid import Trailing
 from unfog.sampling.sampler import Sampler, Step, require_finite, sample
 
@@ -69,6 +70,31 @@ def test_the_state_may_have_any_shape(shape: tuple[int, ...]) -> None:
     data = analytic.gaussian(Gaussian(SCHEDULE), torch.zeros(shape), 0.5)
     x, times = torch.zeros(2, *shape), Trailing().times(SCHEDULE, 3)
     assert sample(data, DDPM(), times, x, rng=Rng.of(0, 2)).shape == (2, *shape)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), DDPM(), Heun(), DPMSolverPP2M()], ids=repr)
+def test_gradients_flow_through_every_evaluation(sampler: Sampler) -> None:
+    class Tanh(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+        def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+            return torch.tanh(self.weight * x + c_noise[:, None] / 1000)
+
+    network, rng, times = Tanh(), Rng.of(0, 2), Trailing().times(SCHEDULE, 4)
+    denoiser = NetworkDenoiser(network, Gaussian(SCHEDULE), V())
+    x = DATA.process.prior((3,), rng=rng, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: sample(denoiser, sampler, times, x, rng=rng), (x,))
+    sample(denoiser, sampler, times, x, rng=rng).sum().backward()
+    assert network.weight.grad is not None
+    sums = []
+    for change in (1e-6, -2e-6):
+        with torch.no_grad():
+            network.weight += change
+            sums.append(sample(denoiser, sampler, times, x, rng=rng).sum().item())
+    # Roundings of 1e-16 over steps of 1e-6, and their square: a central difference good to 1e-10.
+    assert network.weight.grad.item() == pytest.approx((sums[0] - sums[1]) / 2e-6, rel=1e-6)
 
 
 def test_a_sampler_that_makes_no_step_is_refused() -> None:

@@ -1,10 +1,16 @@
 import pytest
 
 from unfog.training.config import TrainConfig
+from unfog.training.ema import Exponential, Power
 
 
 def test_the_examples_of_a_run_are_counted_with_repetition() -> None:
     assert TrainConfig(steps=30, batch_size=128).total_examples == 3840
+
+
+def test_a_number_among_the_averages_is_a_length() -> None:
+    config = TrainConfig(steps=30, batch_size=128, ema=(0.05, Exponential(0.999)))
+    assert config.averages == (Power(0.05), Exponential(0.999))
 
 
 @pytest.mark.parametrize(
@@ -17,7 +23,10 @@ def test_the_examples_of_a_run_are_counted_with_repetition() -> None:
         ({"seed": -1}, "a seed in"),
         ({"seed": 2**63}, "a seed in"),
         ({"ema": (0.05, 0.3)}, "sigma_rel in .*got 0.3"),
-        ({"ema": (0.05, 0.05)}, "lengths that differ"),
+        ({"ema": (0.05, 0.05)}, "averages in ema that differ"),
+        ({"ema": (0.05, Power(0.05))}, "averages in ema that differ"),
+        ({"ema": (), "snapshot_every": 5}, "snapshot_every=None without a power average in ema, got 5"),
+        ({"ema": (Exponential(),), "snapshot_every": 5}, "averages of other kinds cannot be formed from snapshots"),
         ({"snapshot_every": 0}, "snapshot_every of at least 1"),
     ],
 )

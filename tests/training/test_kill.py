@@ -34,6 +34,10 @@ def test_twenty_runs_were_killed_and_the_last_one_ended(runs: tuple[Path, dict[s
     assert ends["killed"] == [-signal.SIGKILL] * 20
 
 
+def test_a_run_was_killed_at_each_of_twenty_points_of_its_saves(runs: tuple[Path, dict[str, object]]) -> None:
+    assert runs[1]["saves"] == [-signal.SIGKILL] * 20 + [0]
+
+
 def test_runs_killed_by_a_clock_ended_too(runs: tuple[Path, dict[str, object]]) -> None:
     timed = runs[1]["timed"]
     assert isinstance(timed, list)
@@ -42,7 +46,7 @@ def test_runs_killed_by_a_clock_ended_too(runs: tuple[Path, dict[str, object]]) 
 
 
 @pytest.mark.parametrize("part", ["checkpoints", "ema"])
-@pytest.mark.parametrize("name", ["killed", "timed"])
+@pytest.mark.parametrize("name", ["killed", "saves", "timed"])
 def test_the_files_equal_those_of_a_run_that_was_not_killed(
     tiny: ModuleType, runs: tuple[Path, dict[str, object]], name: str, part: str
 ) -> None:
@@ -52,7 +56,7 @@ def test_the_files_equal_those_of_a_run_that_was_not_killed(
     assert [path for path in found if found[path] != expected[path]] == []
 
 
-@pytest.mark.parametrize("name", ["killed", "timed"])
+@pytest.mark.parametrize("name", ["killed", "saves", "timed"])
 def test_the_log_equals_that_of_a_run_that_was_not_killed(runs: tuple[Path, dict[str, object]], name: str) -> None:
     found, expected = (
         [{k: v for k, v in line.items() if k not in TIMING} for line in read_log(runs[0] / run / "log.jsonl")]

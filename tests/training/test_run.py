@@ -201,6 +201,7 @@ def test_snapshots_tell_what_they_are(tiny: ModuleType, tmp_path: Path) -> None:
     assert [(s.time, s.sigma_rel) for s in snapshots] == [
         (8 * step, length) for step in range(2, 13, 2) for length in (0.05, 0.10)
     ]
+    assert not list((tmp_path / "ema").glob("*decay*"))  # nothing could be formed from it
     assert {"4.running_mean", "4.running_var", "4.num_batches_tracked"} == set(snapshots[0].copied)
 
 

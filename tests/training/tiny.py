@@ -10,6 +10,7 @@ from unfog.data.batch import Batch
 from unfog.diffusion.random import Purpose, Rng, seed_of
 from unfog.tasks.task import Loss, Task
 from unfog.training.config import TrainConfig
+from unfog.training.ema import Exponential
 from unfog.training.optim import Cosine, OptimizerConfig
 from unfog.training.trainer import Trainer
 
@@ -69,7 +70,7 @@ def tiny_config(steps: int = 20, **changes: object) -> TrainConfig:
         "batch_size": 8,
         "micro_batch": 3,  # 3, 3, 2
         "seed": 7,
-        "ema": (0.05, 0.10),
+        "ema": (0.05, 0.10, Exponential(0.5)),  # its warm-up ends at the eighth step
         "optimizer": OptimizerConfig(lr=1e-2, weight_decay=0.01, clip=1.0, warmup_examples=40, decay=Cosine()),
     }
     return TrainConfig(**{**values, **changes})

@@ -1,6 +1,7 @@
 """The commands and their options. Nothing here imports torch: what a command does is imported when it is called."""
 
 import importlib.metadata
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from unfog.cli.errors import CommandError
+from unfog.cli.errors import CommandError, speaks
 from unfog.cli.options import Sampling
 
 _FLAG = Parameter(negative=())
@@ -21,6 +22,8 @@ app = App(
 )
 inspect = App(name="inspect", help="Show a schedule, a sampler, a network or a run in numbers.")
 app.command(inspect)
+data = App(name="data", help="Look at data before training on them.")
+app.command(data)
 
 
 @app.command
@@ -64,6 +67,9 @@ def sample(
 ) -> int:
     """Draw samples from a run, as PNG files that tell how they were made.
 
+    Samples of 2 or of more than 4 channels, which PNG has no room for, are NumPy files, each with a JSON file that
+    tells how it was made; grid.png then has a row for each sample and a column for each channel.
+
     Args:
         run: the run folder.
         count: how many; 64 unless given.
@@ -73,7 +79,7 @@ def sample(
         first: number of the first sample; 0 unless given.
         sampling: how to sample.
         batch_size: samples at a time; it changes speed and memory only.
-        from_: a PNG file written by this command: make that sample again, from its own settings.
+        from_: a file of a sample written by this command: make that sample again, from its own settings.
         out: folder for the files; a new one in RUN/samples unless given.
     """
     from unfog.cli import sample as command
@@ -107,11 +113,90 @@ def evaluate(
 
 
 @app.command
+def estimate(
+    recipe: str,
+    /,
+    *settings: str,
+    batch: Annotated[tuple[int, ...], Parameter(negative=())] = (),
+    probe: float = 15.0,
+    json: Annotated[bool, _FLAG] = False,
+) -> int:
+    """Tell what a run will need before it starts: memory, arithmetic, time, disk, and the largest micro-batch.
+
+    Args:
+        recipe: a name that 'unfog recipes' lists, a recipe.yaml, or a run folder.
+        settings: settings that differ from the recipe's.
+        batch: a micro-batch to tell the memory for, repeatable; the recipe's own unless given.
+        probe: seconds to measure for, about; 0 measures nothing and tells what can be computed.
+        json: print one JSON object instead of tables.
+    """
+    from unfog.cli import estimate as command
+
+    return command.run(recipe, settings, batches=batch, seconds=probe, as_json=json)
+
+
+@app.command
+def doctor(
+    *,
+    recipe: str | None = None,
+    out: Path = Path("runs"),
+    compile: Annotated[bool, _FLAG] = False,  # noqa: A002 - what torch calls it
+    json: Annotated[bool, _FLAG] = False,
+) -> int:
+    """Check that this machine and this installation train correctly; takes under two minutes.
+
+    Ends with status 1 if a check fails, and says what to do about it.
+
+    Args:
+        recipe: a recipe whose network, loss and data are checked, instead of a small one that is built in.
+        out: where runs will lie: that disk is measured.
+        compile: also compare the compiled network with the plain one, which takes minutes.
+        json: print one JSON object instead of lines.
+    """
+    from unfog.cli import doctor as command
+
+    return command.run(recipe, out, compiled=compile, as_json=json)
+
+
+@app.command
 def recipes() -> int:
     """List the named recipes, with the size of their networks and what these cost."""
     from unfog.cli import listing
 
     return listing.run()
+
+
+@data.command
+def check(
+    path: str,
+    /,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    split: str | None = None,
+    background: str = "white",
+    value_range: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    max_bad: float | None = None,
+    json: Annotated[bool, _FLAG] = False,
+) -> int:
+    """Decode every picture as training would, and tell what there is, what is bad, and whether training would begin.
+
+    Ends with status 0 if training with the same settings would begin, and 2 if it would not.
+
+    Args:
+        path: a folder, a file, a pattern such as 'train-{000..012}.tar', 'digits', 'hf:owner/name', or a known name.
+        size: side of the square that pictures are brought to (data.size).
+        channels: 1 for grey, 3 for colour, 4 for colour with alpha; of arrays, as many as they have (data.channels).
+        split: only this one; all that there are unless given.
+        background: the colour on which transparent pixels are composited (data.background).
+        value_range: of arrays that are not uint8, and pictures of floats: black,white such as 0,1 (data.value_range).
+        max_bad: share of the pictures that may be bad (data.max_bad); 0.01 unless given.
+        json: print one JSON object instead of tables.
+    """
+    from unfog.cli import data as command
+
+    wanted = command.wanted(path, size, channels, background, value_range, max_bad)
+    return command.check(wanted, split, as_json=json)
 
 
 @inspect.command
@@ -180,15 +265,22 @@ def run(arguments: list[str]) -> int:
         try:
             status = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         except CycloptsError as error:
-            print(f"unfog: {' '.join(str(error).split())} (see unfog --help)", file=sys.stderr)
+            _complain(f"{' '.join(str(error).split())} (see unfog --help)")
             return 2
         except CommandError as error:
-            print(f"unfog: {error}", file=sys.stderr)
+            _complain(str(error))
             return error.status
         except KeyboardInterrupt:
-            print("unfog: interrupted", file=sys.stderr)
+            _complain("interrupted")
             return 130
     return status if isinstance(status, int) else 0
+
+
+def _complain(told: str) -> None:
+    """Print why a command ends; of several processes, those besides the first say which they are."""
+    who = "unfog" if speaks() else f"unfog, process {os.environ['RANK']}"
+    if told:
+        print(f"{who}: {told}", file=sys.stderr)
 
 
 def _show(
@@ -199,4 +291,5 @@ def _show(
     file: object = None,
     line: object = None,
 ) -> None:
-    print(f"unfog: warning: {message}", file=sys.stderr)
+    if speaks():
+        print(f"unfog: warning: {message}", file=sys.stderr)

@@ -1,9 +1,11 @@
-"""Where text goes: results to standard output, progress to standard error."""
+"""Where text goes: results to standard output, progress to standard error; of several processes, the first one's."""
 
 import sys
 
 from rich.console import Console
 from rich.table import Table
+
+from unfog.cli.errors import speaks
 
 _WIDTH = 140
 """Of tables that go to a file or another program."""
@@ -11,12 +13,12 @@ _WIDTH = 140
 
 def output() -> Console:
     """Return the console of results."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, quiet=not speaks())
 
 
 def progress() -> Console:
     """Return the console of progress."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, quiet=not speaks())
 
 
 def table(*columns: str) -> Table:

@@ -2,11 +2,8 @@
 
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from unfog.diffusion.nn import cost
-from unfog.recipe.build import build_network
+from unfog.recipe.estimate import shapes_of, stand_ins
 from unfog.recipe.schema import Recipe
 
 
@@ -19,27 +16,16 @@ class Cost(NamedTuple):
 
 def cost_of(recipe: Recipe, height: int, width: int) -> Cost:
     """Return what a recipe's network costs on images of a size."""
-    with torch.device("meta"):
-        network = build_network(recipe.network)
-    x, level, cond = inputs(recipe, height, width)
+    network = shapes_of(recipe)
+    x, level, cond = stand_ins(recipe, height, width)
     return Cost(cost.parameters(network), cost.flops(network, x, level, cond=cond))
 
 
 def layers_of(recipe: Recipe, height: int, width: int, depth: int) -> list[cost.Layer]:
     """Return the layers of a recipe's network on images of a size."""
-    with torch.device("meta"):
-        network = build_network(recipe.network)
-    x, level, cond = inputs(recipe, height, width)
+    network = shapes_of(recipe)
+    x, level, cond = stand_ins(recipe, height, width)
     return cost.layers(network, x, level, cond=cond, depth=depth)
-
-
-def inputs(recipe: Recipe, height: int, width: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Return stand-ins for what the network takes: one image, its noise level, its condition."""
-    network = recipe.network
-    cond = {} if network.num_classes is None else {"label": torch.zeros(1, dtype=torch.int64)}
-    if network.vector_dim is not None:
-        cond["vector"] = torch.zeros(1, network.vector_dim)
-    return torch.zeros(1, network.in_channels, height, width), torch.zeros(1), cond
 
 
 def count(value: float) -> str:

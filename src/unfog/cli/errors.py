@@ -1,5 +1,6 @@
-"""What the command line says when something goes wrong, without a traceback."""
+"""What the command line says when something goes wrong, without a traceback; and which process says anything."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,11 @@ class CommandError(Exception):
     def __init__(self, message: str, status: int = 2) -> None:
         super().__init__(message)
         self.status = status
+
+
+def speaks() -> bool:
+    """Tell whether this process prints: the only one does, and the first of those that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

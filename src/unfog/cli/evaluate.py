@@ -1,10 +1,7 @@
 """``unfog evaluate``, and the report that ends a run."""
 
 import json
-import platform
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -13,11 +10,15 @@ import torch
 from unfog.checkpoint import JSON, write_atomically
 from unfog.cli.console import duration, number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
+from unfog.cli.machine import machine
 from unfog.cli.options import Sampling
 from unfog.cli.sources import open_run, settings_of, weights_of
+from unfog.cli.together import together
 from unfog.data.cache import cache_folder
-from unfog.evaluation.measure import Measured, measure
+from unfog.evaluation.measure import Measured, assist, measure
 from unfog.evaluation.report import ReportInputs, write_report
+from unfog.evaluation.scores import Missing
+from unfog.evaluation.tables import missing
 from unfog.metrics.interval import Score
 from unfog.recipe.build import build_pipeline, build_task
 from unfog.recipe.data import Data
@@ -25,12 +26,21 @@ from unfog.recipe.export import origin_of
 from unfog.recipe.plain import encode
 from unfog.recipe.run import Run, default_device
 from unfog.recipe.schema import EvaluationConfig, Recipe
+from unfog.training.parallel import World
 
 REPORT, NUMBERS = "report.html", "evaluation.json"
 
 
 def run(folder: Path, sampling: Sampling, *, samples: int | None, seed: int | None, batch_size: int | None) -> int:
     """Measure a run; see ``app.evaluate``."""
+    with together() as world:
+        _run(world, folder, sampling, samples=samples, seed=seed, batch_size=batch_size)
+    return 0
+
+
+def _run(
+    world: World, folder: Path, sampling: Sampling, *, samples: int | None, seed: int | None, batch_size: int | None
+) -> None:
     opened = open_run(folder)
     config = opened.recipe.evaluation
     with refusing():
@@ -40,12 +50,14 @@ def run(folder: Path, sampling: Sampling, *, samples: int | None, seed: int | No
             seed=config.seed if seed is None else seed,
             batch_size=config.batch_size if batch_size is None else batch_size,
         )
-        data = opened.data()
-    report_on(opened, data, sampling, config)
-    return 0
+        with world.in_turn():
+            data = opened.data()
+    report_on(opened, data, sampling, config, world)
 
 
-def report_on(run: Run, data: Data, sampling: Sampling, config: EvaluationConfig | None = None) -> None:
+def report_on(
+    run: Run, data: Data, sampling: Sampling, config: EvaluationConfig | None = None, world: World | None = None
+) -> None:
     """Measure a run, write ``evaluation.json`` and ``report.html`` into its folder, and print the scores.
 
     Args:
@@ -53,10 +65,12 @@ def report_on(run: Run, data: Data, sampling: Sampling, config: EvaluationConfig
         data: what it learned from, and what it did not.
         sampling: how to sample, where it differs from the recipe.
         config: how much to measure; as the recipe has it unless given.
+        world: the processes that draw the samples together; process 0 does the rest.
 
     Raises:
         CommandError: if it cannot be measured; says why.
     """
+    world = world or World.alone()
     recipe, config = run.recipe, config or run.recipe.evaluation
     settings = settings_of(sampling, replace(recipe.sample, guidance=config.guidance))
     console = progress()
@@ -69,6 +83,16 @@ def report_on(run: Run, data: Data, sampling: Sampling, config: EvaluationConfig
         task = build_task(recipe, network)
     try:
         with refusing():
+            if not world.leads:
+                assist(
+                    pipeline,
+                    samples=config.samples,
+                    guidance=settings.guidance,
+                    seed=config.seed,
+                    batch_size=config.batch_size,
+                    world=world,
+                )
+                return
             measured = measure(
                 pipeline,
                 task,
@@ -79,8 +103,9 @@ def report_on(run: Run, data: Data, sampling: Sampling, config: EvaluationConfig
                 seed=config.seed,
                 batch_size=config.batch_size,
                 cache=cache_folder() / "features",
+                world=world,
             )
-            numbers = {"origin": origin_of(run, weights), "machine": _machine(), **measured.to_dict()}
+            numbers = {"origin": origin_of(run, weights), "machine": machine(), **measured.to_dict()}
             write_atomically(run.folder / NUMBERS, json.dumps(numbers, indent=1).encode())
             inputs = ReportInputs(
                 title=f"{recipe.name}: {recipe.description}",
@@ -93,7 +118,7 @@ def report_on(run: Run, data: Data, sampling: Sampling, config: EvaluationConfig
                 test=data.test,
                 measured=measured,
                 seconds=_seconds(run, measured),
-                machine=_machine(),
+                machine=machine(),
                 memory=_memory(),
                 seed=config.seed,
             )
@@ -128,32 +153,10 @@ def _memory() -> dict[str, int]:
     return {**resident, "memory of the accelerator at its peak": torch.cuda.max_memory_allocated()}
 
 
-def _machine() -> dict[str, str]:
-    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {
-        "processor": f"{_processor()}, {psutil.cpu_count(logical=False) or psutil.cpu_count()} cores",
-        "accelerator": accelerator,
-        "threads": str(torch.get_num_threads()),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "unfog": version("unfog"),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def _processor() -> str:
-    """Return the name of the processor, or of its architecture where the system does not tell."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    told = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return told[0] if told else platform.processor() or platform.machine()
-
-
 def _print(measured: Measured) -> None:
     scores = measured.scores
     listing = table("score", "samples>", "real images>", "examples>")
-    rows: list[tuple[str, Score, Score | None]] = [
+    rows: list[tuple[str, Score | Missing, Score | Missing | None]] = [
         ("Fréchet distance (own features)", scores.samples.frechet, scores.floor.frechet),
         ("precision", scores.samples.precision, scores.floor.precision),
         ("recall", scores.samples.recall, scores.floor.recall),
@@ -161,12 +164,15 @@ def _print(measured: Measured) -> None:
         ("coverage", scores.samples.coverage, scores.floor.coverage),
         ("copying (0.5 is none)", scores.copying, None),
     ]
-    if scores.accuracy is not None:
+    if not isinstance(scores.accuracy, Missing):
         rows.append(("classification accuracy score", scores.accuracy.score, scores.accuracy.yardstick))
     rows.append(("loss on held-out examples", measured.loss_test.network, None))
     for name, score, real in rows:
-        listing.add_row(name, _shown(score), "" if real is None else _shown(real), str(score.count))
+        if not isinstance(score, Missing):
+            listing.add_row(name, _shown(score), _shown(real) if isinstance(real, Score) else "", str(score.count))
     show(f"{measured.samples} samples, {measured.settings}", listing)
+    for sentence in missing(scores):
+        progress().print(f"left out: {sentence}", markup=False, soft_wrap=True)
     progress().print(
         f"sampling {duration(measured.sampling_seconds)}, measuring {duration(measured.measuring_seconds)}",
         markup=False,

@@ -23,6 +23,7 @@ from unfog.sampling.gaussian import DDIM
 from unfog.sampling.grid import TimeGrid, Trailing
 from unfog.sampling.sampler import Sampler, TableSampler
 from unfog.sampling.table import Row
+from unfog.training.ema import Average
 
 
 def schedule(which: str, settings: Sequence[str], points: int) -> int:
@@ -99,7 +100,7 @@ def run(folder: Path) -> int:
     opened = open_run(folder)
     with refusing():
         log = opened.log()
-    card = opened.manifest.data
+    card, kept = opened.manifest.data, opened.recipe.train.averages
     saved = list_checkpoints(folder)
     step = max((int(path.name.split("-")[1]) for path in saved), default=0)
     facts = table("", "")
@@ -110,7 +111,7 @@ def run(folder: Path) -> int:
         ("fingerprint", card.fingerprint),
         ("steps", f"{step} of {opened.recipe.train.steps} saved"),
         ("checkpoints", ", ".join(path.name for path in saved) or "none yet"),
-        ("averages", ", ".join(map(str, opened.recipe.train.ema)) or "none"),
+        ("averages", ", ".join(_described(average, opened.recipe.train.steps) for average in kept) or "none"),
         ("created", f"{opened.manifest.created} by Unfog {opened.manifest.unfog}, torch {opened.manifest.torch}"),
     ):
         facts.add_row(name, value)
@@ -122,6 +123,10 @@ def run(folder: Path) -> int:
     show("last lines of the log", losses)
     output().print(dump(opened.recipe), markup=False, soft_wrap=True, end="")
     return 0
+
+
+def _described(average: Average, steps: int) -> str:
+    return f"{average.name} ({100 * average.relative_length(steps):.2g} % of the run)"
 
 
 def _cell(value: JSON) -> str:

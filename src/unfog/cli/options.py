@@ -13,11 +13,12 @@ class Sampling:
     Args:
         steps: steps of the grid of times.
         sampler: ddpm, ddpm-beta, ddim, euler, heun, dpmpp, sde-dpmpp, or a mapping such as '{kind: ddim, eta: 0.5}'.
-        eta: how much of the posterior's noise ddim and dpmpp inject, from 0 to 1.
+        eta: how much noise ddim and dpmpp inject, from 0 for none to 1 for that of the reverse process.
         grid: trailing, leading, linspace, quadratic, log-snr-uniform, karras, or a mapping with such a kind.
         guidance: scale of classifier-free guidance: null + scale (conditional - null); 1 is none.
         guidance_w: the same in the other published convention, (1 + w) conditional - w null; 0 is none.
-        average: which weights: 'last' for those of the last step, or the length of an average that the run keeps.
+        average: which weights: 'last' for those of the last step, or an average that the run keeps, as its train.ema
+            has it: a length such as 0.05, or '{kind: exponential, decay: 0.9999}'.
     """
 
     steps: int | None = None

@@ -63,7 +63,7 @@ class TrainProgress:
             self._bar.update(self._task, completed=step.index, description=self._text(step))
         elif now - self._told >= _SECONDS_BETWEEN_LINES or step.index == self._steps:
             self._told = now
-            print(f"step {step.index}/{self._steps}  {self._text(step)}", file=self._console.file, flush=True)
+            self._console.print(f"step {step.index}/{self._steps}  {self._text(step)}", markup=False, soft_wrap=True)
 
     def _text(self, step: TrainStep) -> str:
         left = (self._steps - step.index) * self._pace.value

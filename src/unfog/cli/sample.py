@@ -12,10 +12,12 @@ from unfog.cli.console import output, progress
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.options import Sampling
 from unfog.cli.sources import open_run, settings_of, weights_of
+from unfog.cli.together import together
 from unfog.pipeline import Pipeline, SampleRequest, Samples
 from unfog.recipe.errors import did_you_mean
-from unfog.recipe.export import Record, origin_of, read_record, save_images
+from unfog.recipe.export import GRID, Record, file_names, origin_of, read_record, save_images
 from unfog.recipe.run import Run, StoredWeights, Weights
+from unfog.training.parallel import World
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Wanted:
 
 def run(folder: Path, wanted: Wanted, *, batch_size: int, again: Path | None, out: Path | None) -> int:
     """Draw samples; see ``app.sample``."""
+    with together() as world:
+        return _run(world, folder, wanted, batch_size, again, out)
+
+
+def _run(world: World, folder: Path, wanted: Wanted, batch_size: int, again: Path | None, out: Path | None) -> int:
     opened = open_run(folder)
     record = None if again is None else _recorded(again, wanted)
     request = _request(opened, wanted) if record is None else record.request
@@ -41,17 +48,27 @@ def run(folder: Path, wanted: Wanted, *, batch_size: int, again: Path | None, ou
         else:
             weights = _same_weights(opened, record, again)
         pipeline = opened.pipeline(weights)
-        target = _folder(opened, request, out)
+        target = world.led(lambda: _folder(opened, request, out))
     began = time.perf_counter()
-    samples = _draw(pipeline, request)
+    samples = _draw(pipeline, request, world)
+    if samples is None:
+        return 0
     seconds = time.perf_counter() - began
     paths = save_images(samples, target, classes=pipeline.classes, origin=origin_of(opened, weights))
     evaluations = samples.settings.evaluations
     progress().print(
-        f"{request.count} samples in {seconds:.1f} s ({evaluations} evaluations each), from step {weights.step} "
+        f"{request.count} sample{'s' if request.count > 1 else ''} in {seconds:.1f} s "
+        f"({evaluations} evaluations each), from step {weights.step} "
         f"({weights.group})",
         markup=False,
     )
+    if paths[0].suffix == ".npy":
+        progress().print(
+            f"a sample of {len(samples.x[0])} channels is a NumPy array (C, H, W) of uint8, with a JSON file that "
+            f"tells how it was made; {GRID} has a row for each sample and a column for each channel",
+            markup=False,
+            soft_wrap=True,
+        )
     output().print(str(paths[0] if again else target), markup=False, soft_wrap=True)
     return 0
 
@@ -106,8 +123,8 @@ def _recorded(path: Path, wanted: Wanted) -> Record:
 
 def _same_weights(run: Run, record: Record, path: Path) -> StoredWeights:
     made, group = record.origin, str(record.origin.get("weights"))
-    which = float(group.removeprefix("ema-")) if group.startswith("ema-") else Weights.OF_LAST_STEP
-    weights = run.weights(which)
+    kept = {average.name: average for average in run.recipe.train.averages}
+    weights = run.weights(kept.get(group, Weights.OF_LAST_STEP))
     if made.get("sha256") != weights.sha256:
         raise CommandError(
             f"{path} was made with other weights: {group} of step {made.get('step')} of the run {made.get('run')!r}; "
@@ -122,25 +139,27 @@ def _folder(run: Run, request: SampleRequest, out: Path | None) -> Path:
         home = run.folder / "samples"
         numbers = [int(path.name) for path in home.iterdir() if path.name.isdecimal()] if home.is_dir() else []
         return home / f"{max(numbers, default=0) + 1:04d}"
-    names = ["grid.png", *(f"{request.first + k:06d}.png" for k in range(request.count))]
+    names = [GRID, *file_names(run.manifest.data.shape[0], request)]
     there = [name for name in names if (out / name).exists()]
     if there:
         raise CommandError(f"{out / there[0]} exists already: give another folder with --out")
     return out
 
 
-def _draw(pipeline: Pipeline, request: SampleRequest) -> Samples:
-    """Answer a request, showing the progress on a terminal."""
+def _draw(pipeline: Pipeline, request: SampleRequest, world: World) -> Samples | None:
+    """Answer a request, showing the progress on a terminal; of several processes each draws a part for process 0."""
     with refusing():
         pipeline.check(request)
+    start, stop = world.part(request.count)
     finished = []
     try:
         with Progress(console=progress(), disable=not progress().is_terminal) as bar:
             task = bar.add_task("sampling", total=1.0)
-            for preview in pipeline.stream(request):
+            for preview in pipeline.stream(request.part(start, stop)) if start < stop else ():
                 bar.update(task, completed=preview.progress)
                 if preview.finished:
                     finished.append(preview.step.x.cpu())
     except FloatingPointError as error:
         raise CommandError(str(error), status=1) from error
-    return Samples(torch.cat(finished), request, request.settings or pipeline.settings)
+    drawn = world.gathered(torch.cat(finished) if finished else None, request.count)
+    return None if drawn is None else Samples(drawn, request, request.settings or pipeline.settings)

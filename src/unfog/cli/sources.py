@@ -17,6 +17,7 @@ from unfog.recipes import RECIPES, named
 from unfog.sampling.grid import TimeGrid
 from unfog.sampling.guidance.classifier_free import scale_from_w
 from unfog.sampling.sampler import Sampler
+from unfog.training.ema import Average
 
 
 class Found(NamedTuple):
@@ -102,20 +103,21 @@ def _with_eta(sampler: Any, eta: float) -> Any:
         return replace(sampler, eta=eta)
 
 
-def weights_of(average: str | None) -> Weights | float:
+def weights_of(average: str | None) -> Weights | float | Average:
     """Return which weights ``--average`` means.
 
     Raises:
-        CommandError: if it is neither ``last`` nor a number.
+        CommandError: if it is neither ``last`` nor an average.
     """
     if average is None:
         return Weights.OF_RECIPE
     if average == "last":
         return Weights.OF_LAST_STEP
     try:
-        return float(average)
-    except ValueError:
-        raise CommandError(f"--average: expected 'last' or the length of an average, got {average!r}") from None
+        which: float | Average = decode(float | Average, parse(average, "--average"), "--average")
+    except RecipeError as error:
+        raise CommandError(f"--average: expected 'last', or as in train.ema: {error.problem}") from error
+    return which
 
 
 def open_run(folder: Path) -> Run:

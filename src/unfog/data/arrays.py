@@ -5,8 +5,12 @@ images, image, x0, x or data, labels are called labels, label or y, class names 
 before or after (``x_train``, ``test_labels``, ``train.npy``). A single ``.npy`` file holds pictures under any name.
 
 Pictures are uint8. Anything else is refused unless ``value_range`` says which numbers mean black and white; it is
-then rounded to 256 levels. The axes are ``(N, H, W)``, or have one axis of length 1 or 3, the channels, either
-second (N, C, H, W) or last (N, H, W, C); where both could be the channels the file is refused.
+then rounded to 256 levels, and one number outside of the range refuses the array, for then the range is not what it
+was declared to be.
+
+The axes are ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``. The channels are the axis, second or last, whose
+length is the number of channels asked for; else the one of length 1 or 3; else the one that is shorter than both
+others, as 2 and 4 bands are. Where that leaves both or neither the file is refused.
 """
 
 import re
@@ -22,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unfog.data.image import Range, beyond, outside, to_levels
 from unfog.data.source import Encoded, Source, Splits
 from unfog.data.split import split_of
 
@@ -37,8 +42,6 @@ _ROLES = {
     "y": "labels",
     "classes": "classes",
 }
-_CHANNELS = (1, 3)
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,13 @@ def array_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.npz")) or sorted(folder.glob("*.npy"))
 
 
-def splits_of(path: Path, value_range: Range | None) -> Splits:
+def splits_of(path: Path, value_range: Range | None, channels: int | None) -> Splits:
     """Find the splits of a NumPy file or a folder of such files.
+
+    Args:
+        path: the file or folder.
+        value_range: the numbers that mean black and white, for arrays that are not uint8.
+        channels: how many channels are asked for, which may tell the axes apart.
 
     Raises:
         ValueError: if no array of pictures is there, or several are.
@@ -85,7 +93,7 @@ def splits_of(path: Path, value_range: Range | None) -> Splits:
         found = ", ".join(sorted(entry.key or entry.file.name for entry in entries))
         raise ValueError(f"{path} holds no array called images, x0, x or data; found: {found or 'nothing'}")
     name = path.stem if path.is_file() else path.name
-    return {split: partial(_source, name, split, entries, value_range) for split in splits}
+    return {split: partial(_source, name, split, entries, value_range, channels) for split in splits}
 
 
 def _entries(files: Iterable[Path]) -> Iterator[_Entry]:
@@ -107,7 +115,9 @@ def _role(name: str) -> str | None:
     return _ROLES.get("_".join(words))
 
 
-def _source(name: str, split: str | None, entries: Sequence[_Entry], value_range: Range | None) -> Source:
+def _source(
+    name: str, split: str | None, entries: Sequence[_Entry], value_range: Range | None, channels: int | None
+) -> Source:
     by_role = {role: [e for e in entries if e.role == role and e.split == split] for role in ("images", "labels")}
     for role, found in by_role.items():
         if len(found) > 1:
@@ -115,60 +125,62 @@ def _source(name: str, split: str | None, entries: Sequence[_Entry], value_range
             raise ValueError(f"{name} holds several arrays of {role} for one split: {', '.join(places)}")
     entry = by_role["images"][0]
     where = f"{entry.file}" + (f", entry {entry.key!r}" if entry.key else "")
-    levels, notices = _levels(entry.load(), value_range, where)
-    pixels = _channels_last(levels, where)
+    array = entry.load()
+    _require_numbers(array, value_range, where)
+    axis = _channel_axis(array, channels, where)
     labels = _labels(by_role["labels"][0].load(), where) if by_role["labels"] else None
     classes = None if labels is None else _classes(entries)
+    notice = () if value_range is None else (f"pixel values in {list(value_range)} were rounded to 256 levels",)
     return Source(
         name=name,
-        count=len(pixels),
-        stream=partial(_stream, pixels, value_range),
+        count=len(array),
+        stream=partial(_stream, array, axis, value_range, where),
         files=(entry.file,),
-        variant=f"arrays {entry.key} {value_range}",
+        variant=f"arrays {entry.key} {axis} {value_range}",
         labels=labels,
         classes=classes,
-        notices=notices,
+        notices=notice,
     )
 
 
-def _levels(array: NDArray[Any], value_range: Range | None, where: str) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """Check the numbers of an array of pictures against their stated range."""
-    if value_range is None:
-        if array.dtype != np.uint8:
-            raise ValueError(
-                f"{where} holds {array.dtype}: pictures must be uint8 (0 .. 255), or value_range must say which "
-                "numbers mean black and white, such as value_range=(-1, 1) or (0, 1)"
-            )
-        return array, ()
-    low, high = value_range
+def _require_numbers(array: NDArray[Any], value_range: Range | None, where: str) -> None:
+    if value_range is None and array.dtype != np.uint8:
+        raise ValueError(
+            f"{where} holds {array.dtype}: pictures must be uint8 (0 .. 255), or value_range must say which "
+            "numbers mean black and white, such as value_range=(-1, 1) or (0, 1)"
+        )
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{where} holds {array.dtype}, not numbers")
-    if not (array.min() >= low and array.max() <= high):  # also false where there is a NaN
-        raise ValueError(f"{where} reaches from {array.min()} to {array.max()}, outside of value_range={value_range}")
-    return array, (f"pixel values in [{low}, {high}] were rounded to 256 levels",)
 
 
-def _channels_last(array: NDArray[Any], where: str) -> NDArray[Any]:
-    """Return pictures as ``(N, H, W)`` or ``(N, H, W, 3)``, without copying."""
+def _channel_axis(array: NDArray[Any], wanted: int | None, where: str) -> int | None:
+    """Return which axis of the array holds the channels, 1 or 3, or None where there is no such axis."""
+    shape = array.shape
     if array.ndim not in (3, 4) or not len(array):
-        raise ValueError(f"{where} has shape {array.shape}: pictures are (N, H, W), (N, C, H, W) or (N, H, W, C)")
+        raise ValueError(f"{where} has shape {shape}: pictures are (N, H, W), (N, C, H, W) or (N, H, W, C)")
     if array.ndim == 3:
-        return array
-    first, last = array.shape[1] in _CHANNELS, array.shape[3] in _CHANNELS
-    if first == last:
-        found = "both the second and the last" if first else "neither the second nor the last"
-        raise ValueError(
-            f"{where} has shape {array.shape}: {found} axis could be the channels (1 or 3). "
-            "Build unfog.data.dataset.ArrayDataset from (N, C, H, W) instead"
-        )
-    turned = np.moveaxis(array, 1, 3) if first else array
-    return turned[..., 0] if turned.shape[3] == 1 else turned
+        return None
+    likely = (
+        [axis for axis in (1, 3) if shape[axis] == wanted],
+        [axis for axis in (1, 3) if shape[axis] in (1, 3)],
+        [axis for axis in (1, 3) if shape[axis] < min(shape[2], shape[4 - axis])],
+    )
+    found = next((axes for axes in likely if axes), [])
+    if len(found) == 1:
+        return found[0]
+    could = "both the second and the last" if found else "neither the second nor the last"
+    raise ValueError(
+        f"{where} has shape {shape}: {could} axis could be the channels. Say how many there are with channels, or "
+        "build unfog.data.dataset.ArrayDataset from (N, C, H, W) instead"
+    )
 
 
 def _labels(array: NDArray[Any], where: str) -> NDArray[np.int64]:
     flat = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if flat.ndim != 1 or flat.dtype.kind not in "iu":
         raise ValueError(f"labels of {where} must be whole numbers (N,), but are {array.dtype} of shape {array.shape}")
+    if len(flat) and flat.min() < 0:
+        raise ValueError(f"labels of {where} must be 0, 1, 2 and so on, but one is {flat.min()}")
     return flat.astype(np.int64)
 
 
@@ -181,10 +193,16 @@ def _classes(entries: Sequence[_Entry]) -> tuple[str, ...]:
     return tuple(str(i) for i in range(top + 1))
 
 
-def _stream(pixels: NDArray[Any], value_range: Range | None, ids: NDArray[np.int64]) -> Iterator[Encoded]:
+def _stream(
+    array: NDArray[Any], axis: int | None, value_range: Range | None, where: str, ids: NDArray[np.int64]
+) -> Iterator[Encoded]:
     for i in ids:
-        picture = pixels[i]
+        picture = array[i]
         if value_range is not None:
-            low, high = value_range
-            picture = np.rint((picture.astype(np.float64) - low) * (255.0 / (high - low))).astype(np.uint8)
-        yield Encoded(f"picture {i}", np.ascontiguousarray(picture))
+            wrong = outside(picture, value_range)
+            if wrong is not None:
+                reach = beyond(array, value_range)
+                raise ValueError(f"{where}: {reach}; the first such number is {picture[wrong]} at {(int(i), *wrong)}")
+            picture = to_levels(picture, value_range)
+        turned = picture.transpose(1, 2, 0) if axis == 1 else picture  # (H, W, C) or (H, W)
+        yield Encoded(f"picture {i}", np.ascontiguousarray(turned))

@@ -1,4 +1,4 @@
-"""Which columns of a table hold the pictures and the labels, and how labels become numbers.
+"""Which columns of a table hold the pictures, the labels and the captions.
 
 Used for parquet files and for data sets of the hub alike: both carry an Arrow schema, with the features of Hugging
 Face's ``datasets`` in its metadata where that library wrote it.
@@ -10,24 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from unfog.data.labels import CAPTION_NAMES, LABEL_NAMES
 from unfog.data.source import Encoded
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _IMAGE_NAMES = ("image", "img")
-_LABEL_NAMES = ("label", "labels")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns to read: the pictures', the labels' or None, and the class names where the table has them."""
+    """The columns to read: the pictures', the labels' or None, the captions' or None, and the names of the classes."""
 
     image: str
     label: str | None
+    caption: str | None
     names: tuple[str, ...] | None
 
 
@@ -37,7 +35,7 @@ def choose_columns(schema: "pa.Schema", image: str | None, label: str | None, wh
     The picture column is the one of feature type Image; else, of the columns of encoded bytes (binary, or a struct
     with a field ``bytes``) that are not declared as something else, the only one or the one called image or img.
     The label column is the one called label or labels; else the only one of feature type ClassLabel; else there is
-    none.
+    none. The caption column is the one of text that is called text, caption or captions; else there is none.
 
     Args:
         schema: of the table.
@@ -65,13 +63,17 @@ def choose_columns(schema: "pa.Schema", image: str | None, label: str | None, wh
             f"{where}: column {chosen!r} holds {schema.field(chosen).type}, not encoded pictures (bytes): "
             f"columns found: {_described(schema, kinds)}"
         )
-    named = [name for name in _LABEL_NAMES if name in schema.names]
+    named = [name for name in LABEL_NAMES if name in schema.names]
     declared = [name for name in schema.names if kinds.get(name) == "ClassLabel"]
-    labelled = label or _only(named or declared, _LABEL_NAMES)
+    labelled = label or _only(named or declared, LABEL_NAMES)
     if labelled is None and declared:
         raise ValueError(f"{where}: the labels could be any of {declared}: say which with label_column")
     names = features.get(labelled or "", {}).get("names")
-    return Columns(chosen, labelled, tuple(str(name) for name in names) if names else None)
+    captions = [name for name in CAPTION_NAMES if name in schema.names and _holds_text(schema.field(name).type)]
+    if len(captions) > 1:
+        raise ValueError(f"{where}: the captions could be any of {captions}: keep one of these columns")
+    caption = captions[0] if captions and captions[0] != labelled else None
+    return Columns(chosen, labelled, caption, tuple(str(name) for name in names) if names else None)
 
 
 def _only(candidates: list[str], preferred: tuple[str, ...]) -> str | None:
@@ -96,6 +98,12 @@ def _holds_bytes(kind: "pa.DataType") -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
+def _holds_text(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def _described(schema: "pa.Schema", kinds: Mapping[str, str | None]) -> str:
     return ", ".join(f"{field.name} ({kinds.get(field.name) or field.type})" for field in schema)
 
@@ -116,37 +124,3 @@ def pictures(values: "pa.ChunkedArray", names: Iterable[str], folder: Path | Non
         else:
             # No bytes at all: an empty picture, which decoding refuses and the report names.
             yield Encoded(name, content or b"")
-
-
-def number_labels(
-    split: str | None, columns: Mapping[str | None, "pa.ChunkedArray"], names: tuple[str, ...] | None, where: str
-) -> tuple[NDArray[np.int64] | None, tuple[str, ...] | None]:
-    """Return the labels of one split as numbers, and the names of the classes.
-
-    Numbers without names are named by their digits, text becomes the sorted list of its values; in both cases over
-    all splits, so that a label means the same in each. A split labelled -1 throughout, as test sets of competitions
-    are, has no labels.
-
-    Raises:
-        ValueError: if some labels are missing or are neither whole numbers nor text.
-    """
-    own = columns[split]
-    if own.null_count:
-        raise ValueError(f"{where}: {own.null_count} of {len(own)} rows have no label")
-    values = np.asarray(own.to_pylist())
-    if values.dtype.kind == "U":
-        known = sorted({str(v) for column in columns.values() for v in column.to_pylist() if v is not None})
-        numbers = {name: i for i, name in enumerate(known)}
-        return np.array([numbers[str(v)] for v in values], dtype=np.int64), tuple(known)
-    if values.dtype.kind not in "iu":
-        raise ValueError(f"{where}: labels must be whole numbers or text, but are {own.type}")
-    if names is None:
-        top = max(max(v for v in column.to_pylist() if v is not None) for column in columns.values())
-        names = tuple(str(i) for i in range(top + 1))
-    if (values == -1).all():
-        return None, None
-    if values.min() < 0 or values.max() >= len(names):
-        raise ValueError(
-            f"{where}: labels must lie in 0 .. {len(names) - 1}, but reach from {values.min()} to {values.max()}"
-        )
-    return values.astype(np.int64), names

@@ -6,9 +6,11 @@ Pixels are kept as uint8 and handed out as float32 in [-1, 1] by ``x / 127.5 - 1
 
 import hashlib
 import json
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -47,6 +49,21 @@ class Skipped(NamedTuple):
     name: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{printable(self.name)}: {printable(self.reason)}"
+
+
+def printable(name: str) -> str:
+    """Return a name for people: line breaks, other controls and bytes that are no text are written as escapes."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte of a file name that is no text
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
 
 @dataclass(frozen=True)
 class Report:
@@ -60,10 +77,15 @@ class Report:
     found: int
     skipped: tuple[Skipped, ...] = ()
 
+    @property
+    def share(self) -> float:
+        """Share of the pictures that could not be read, 0 to 1."""
+        return len(self.skipped) / self.found if self.found else 0.0
+
     def __str__(self) -> str:
         if not self.skipped:
             return f"all {self.found} pictures were read"
-        named = "; ".join(f"{name}: {reason}" for name, reason in self.skipped[:5])
+        named = "; ".join(map(str, self.skipped[:5]))
         more = f"; and {len(self.skipped) - 5} more" if len(self.skipped) > 5 else ""
         return f"{len(self.skipped)} of {self.found} pictures could not be read and are left out ({named}{more})"
 
@@ -77,11 +99,12 @@ class DataInfo:
         count: number of examples.
         fields: shape and dtype of what ``gather`` returns for one example, by name.
         classes: names of the classes, label ``i`` being ``classes[i]``; None without labels.
-        fingerprint: sha256 (hex) of the decoded pixels, the labels and the class names. It changes with the source
-            and with everything done to it (size, channels, split, limit), whatever the path or the file format,
-            so statistics of a set may be filed under it.
+        fingerprint: sha256 (hex) of the decoded pixels, the labels, the class names and the captions. It changes with
+            the source and with everything done to it (size, channels, split, limit), whatever the path or the file
+            format, so statistics of a set may be filed under it.
         report: which pictures could not be read.
         notices: what a reader of the results should know, such as how a test part was carved.
+        captioned: number of examples with a caption; ``ArrayDataset.captions`` returns them.
     """
 
     name: str
@@ -91,6 +114,7 @@ class DataInfo:
     fingerprint: str
     report: Report
     notices: tuple[str, ...] = ()
+    captioned: int = 0
 
     @property
     def channels(self) -> int:
@@ -127,29 +151,62 @@ def pixel_digest(pixels: NDArray[np.uint8]) -> str:
 
 
 def fingerprint(
-    digest: str, shape: Sequence[int], labels: NDArray[np.int64] | None, classes: tuple[str, ...] | None
+    digest: str,
+    shape: Sequence[int],
+    labels: NDArray[np.int64] | None,
+    classes: tuple[str, ...] | None,
+    captions: tuple[str | None, ...] | None = None,
 ) -> str:
-    """Return the sha256 (hex) that stands for a set: its pixels' digest and shape, its labels, its class names."""
-    head = json.dumps([digest, [int(n) for n in shape], classes])
+    """Return the sha256 (hex) of a set: its pixels' digest and shape, its labels, class names and captions."""
+    parts: list[object] = [digest, [int(n) for n in shape], classes]
+    head = json.dumps(parts if captions is None else [*parts, captions])
     body = b"" if labels is None else labels.astype("<i8").tobytes()
     return hashlib.sha256(head.encode() + b"\0" + body).hexdigest()
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What became of the pictures of a set on their way into its array.
+
+    Attributes:
+        digest: ``pixel_digest`` of the pixels where it is known already.
+        report: which pictures could not be read; None stands for none.
+        notices: what a reader of the results should know.
+    """
+
+    digest: str | None = None
+    report: Report | None = None
+    notices: tuple[str, ...] = ()
+
+
+class _Map(NamedTuple):
+    """An array in a file, mapped into memory."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+
+    def open(self) -> NDArray[np.uint8]:
+        return np.memmap(self.path, dtype=np.uint8, mode="r", offset=self.offset, shape=self.shape)
+
+
 class ArrayDataset:
     """Pictures in one uint8 array, in memory or memory-mapped.
+
+    A set whose array is mapped is pickled as the name of its file: a worker that is started by spawn maps the same
+    file, and nothing is copied.
 
     Args:
         pixels: ``(N, C, H, W)`` uint8, 0 .. 255; a memory-mapped array is read only where it is asked for.
         labels: ``(N,)`` whole numbers, or None.
         name: where the pictures come from, for people.
         classes: name of each label; the numbers themselves where left out.
+        captions: a text for each picture, None for those without; None where no picture has one.
         raw: ``gather`` also returns the uint8 pixels, as field ``pixels``.
-        digest: ``pixel_digest(pixels)`` where it is known already.
-        report: which pictures could not be read.
-        notices: what a reader of the results should know.
+        origin: what became of the pictures before.
 
     Raises:
-        ValueError: if the shapes do not fit or a label has no class.
+        ValueError: if the shapes do not fit, a label has no class, or there is not one caption for each picture.
         TypeError: if pixels are not uint8 or labels not whole numbers.
     """
 
@@ -160,17 +217,20 @@ class ArrayDataset:
         *,
         name: str = "array",
         classes: Sequence[str] | None = None,
+        captions: Sequence[str | None] | None = None,
         raw: bool = False,
-        digest: str | None = None,
-        report: Report | None = None,
-        notices: tuple[str, ...] = (),
+        origin: Origin | None = None,
     ) -> None:
         if pixels.dtype != np.uint8:
             raise TypeError(f"pixels must be uint8 (0 .. 255), but are {pixels.dtype}")
         if pixels.ndim != 4 or not len(pixels):
             raise ValueError(f"pixels must be (N, C, H, W) with N >= 1, but have shape {pixels.shape}")
+        origin = origin or Origin()
         self._pixels = pixels
         self._labels, names = _labelled(labels, classes, len(pixels))
+        self._captions = None if captions is None else tuple(captions)
+        if self._captions is not None and len(self._captions) != len(pixels):
+            raise ValueError(f"expected {len(pixels)} captions, one for each picture, got {len(self._captions)}")
         shape = tuple(int(n) for n in pixels.shape[1:])
         fields = {"x0": Field(shape, torch.float32)}
         if raw:
@@ -182,9 +242,12 @@ class ArrayDataset:
             count=len(pixels),
             fields=fields,
             classes=names,
-            fingerprint=fingerprint(digest or pixel_digest(pixels), pixels.shape, self._labels, names),
-            report=report or Report(len(pixels)),
-            notices=notices,
+            fingerprint=fingerprint(
+                origin.digest or pixel_digest(pixels), pixels.shape, self._labels, names, self._captions
+            ),
+            report=origin.report or Report(len(pixels)),
+            notices=origin.notices,
+            captioned=sum(caption is not None for caption in self._captions or ()),
         )
 
     @property
@@ -208,9 +271,7 @@ class ArrayDataset:
         Raises:
             ValueError: if an id lies outside.
         """
-        chosen = np.asarray(ids)
-        if chosen.ndim != 1 or (chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self)):
-            raise ValueError(f"ids must be a list of numbers in 0 .. {len(self) - 1}, but are {chosen}")
+        chosen = self._checked(ids)
         pixels = torch.from_numpy(np.ascontiguousarray(self._pixels[chosen]))
         values = {"x0": to_float(pixels)}
         if "pixels" in self._info.fields:
@@ -218,6 +279,36 @@ class ArrayDataset:
         if self._labels is not None:
             values["label"] = torch.from_numpy(self._labels[chosen])
         return values
+
+    def captions(self, ids: NDArray[np.int64] | Tensor) -> list[str | None]:
+        """Return the captions of some examples, None for those without.
+
+        Args:
+            ids: ``(B,)`` whole numbers in 0 .. N - 1, in any order, repeats allowed.
+
+        Raises:
+            ValueError: if an id lies outside.
+        """
+        chosen = self._checked(ids)
+        return [None if self._captions is None else self._captions[i] for i in chosen.tolist()]
+
+    def _checked(self, ids: NDArray[np.int64] | Tensor) -> NDArray[np.int64]:
+        chosen = np.asarray(ids)
+        if chosen.ndim != 1 or (chosen.size and not 0 <= chosen.min() <= chosen.max() < len(self)):
+            raise ValueError(f"ids must be a list of numbers in 0 .. {len(self) - 1}, but are {chosen}")
+        return chosen
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        pixels, base = self._pixels, cast("object", self._pixels.base)
+        # The base of a slice of a mapped array is that array: only a whole one is where its offset says.
+        if isinstance(pixels, np.memmap) and isinstance(base, mmap.mmap) and pixels.filename is not None:
+            state["_pixels"] = _Map(Path(pixels.filename).absolute(), pixels.offset, pixels.shape)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        pixels = state["_pixels"]
+        self.__dict__.update(state, _pixels=pixels.open() if isinstance(pixels, _Map) else pixels)
 
 
 def _labelled(

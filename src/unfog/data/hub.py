@@ -7,19 +7,19 @@
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unfog.data.columns import choose_columns, number_labels, pictures
+from unfog.data.columns import choose_columns, pictures
+from unfog.data.labels import number_labels
 from unfog.data.missing import needs_extra
 from unfog.data.source import Encoded, Source, Splits
 from unfog.data.split import canonical
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa
 
 PREFIX = "hf:"
 _BATCH_ROWS = 256
@@ -62,10 +62,7 @@ def _source(
     columns = choose_columns(table.features.arrow_schema, image_column, label_column, f"{PREFIX}{name}")
     labels, classes = None, None
     if columns.label is not None:
-        # Arrow tables hold what is stored: the library's own rows would decode every picture.
-        read: dict[str | None, pa.ChunkedArray] = {
-            key: part.with_format("arrow")[:].column(columns.label) for key, part in tables.items()
-        }
+        read: dict[str | None, list[Any]] = {key: _column(part, columns.label) for key, part in tables.items()}
         labels, classes = number_labels(split, read, columns.names, name)
     return Source(
         name=name,
@@ -75,7 +72,13 @@ def _source(
         variant=f"hub {columns.image}",
         labels=labels,
         classes=classes,
+        captions=tuple(_column(table, columns.caption)) if columns.caption else None,
     )
+
+
+def _column(table: "datasets.Dataset", name: str) -> list[Any]:
+    # Arrow tables hold what is stored: the library's own rows would decode every picture.
+    return list(table.select_columns([name]).with_format("arrow")[:].column(name).to_pylist())
 
 
 def _stream(split: str, table: "datasets.Dataset", column: str, ids: NDArray[np.int64]) -> Iterator[Encoded]:

@@ -84,13 +84,15 @@ class _Guess:
 class Prefetched:
     """Batches prepared by a thread while the last one is being worked on.
 
-    After ``take(start, count)`` it is guessed that ``take(start + count, count)`` follows, and so on ``depth`` times.
+    After ``take(start, count)`` it is guessed that ``take(start + stride, count)`` follows, and so on ``depth`` times.
     A wrong guess costs only time: the batch is then made on the spot. What goes wrong in a guess is raised by the
     ``take`` that asks for it. For one consumer at a time.
 
     Args:
         batches: where the batches come from; its ``take`` must allow two threads at once.
         depth: how many batches to keep ready, at least 1.
+        stride: positions from one take to the next; ``count`` unless given. One of several processes that share each
+            batch passes over the parts of the others.
 
     Attributes:
         waited: seconds that ``take`` has spent waiting so far, prepared or not.
@@ -99,12 +101,13 @@ class Prefetched:
         ValueError: if ``depth`` is below 1.
     """
 
-    def __init__(self, batches: Batches, depth: int = 2) -> None:
+    def __init__(self, batches: Batches, depth: int = 2, *, stride: int | None = None) -> None:
         if depth < 1:
             raise ValueError(f"depth must be at least 1, but is {depth}; use the batches themselves to prepare nothing")
         self.waited = 0.0
         self._batches = batches
         self._depth = depth
+        self._stride = stride
         self._ready: deque[_Guess] = deque()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self._closed = False
@@ -124,7 +127,7 @@ class Prefetched:
         finally:
             self.waited += time.perf_counter() - began
         while len(self._ready) < self._depth:
-            ahead = start + (len(self._ready) + 1) * count
+            ahead = start + (len(self._ready) + 1) * (self._stride or count)
             self._ready.append(_Guess(ahead, count, self._worker.submit(self._batches.take, ahead, count)))
         return batch
 

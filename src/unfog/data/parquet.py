@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unfog.data.columns import Columns, choose_columns, number_labels, pictures
+from unfog.data.columns import Columns, choose_columns, pictures
+from unfog.data.labels import number_labels
 from unfog.data.missing import needs_extra
 from unfog.data.source import Encoded, Source, Splits
 from unfog.data.split import by_split
@@ -59,15 +60,14 @@ def _source(
         variant=f"parquet {columns.image}",
         labels=labels,
         classes=classes,
+        captions=tuple(_column(files, columns.caption)) if columns.caption else None,
     )
 
 
-def _column(files: Sequence[Path], name: str) -> "pa.ChunkedArray":
-    import pyarrow as pa
+def _column(files: Sequence[Path], name: str) -> list[Any]:
     import pyarrow.parquet as pq
 
-    tables = [pq.ParquetFile(file).read(columns=[name]) for file in files]
-    return pa.concat_tables(tables).column(name)
+    return [value for file in files for value in pq.ParquetFile(file).read(columns=[name]).column(name).to_pylist()]
 
 
 def _stream(files: Sequence[Path], columns: Columns, ids: NDArray[np.int64]) -> Iterator[Encoded]:

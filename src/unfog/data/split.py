@@ -137,7 +137,8 @@ def class_sizes(labels: NDArray[np.int64] | None, count: int) -> NDArray[np.int6
 def held_out(count: int, labels: NDArray[np.int64] | None, share: float) -> NDArray[np.bool_]:
     """Tell which examples form the test part.
 
-    Of each class, the ``round(share * size)`` examples whose numbers hash lowest.
+    Of each class, the ``round(share * size)`` examples whose numbers hash lowest. Where the classes are so small that
+    this leaves one part empty, the same of all examples as one class, but at least one and not all.
 
     Args:
         count: number of examples.
@@ -148,12 +149,15 @@ def held_out(count: int, labels: NDArray[np.int64] | None, share: float) -> NDAr
         ``(count,)`` bool.
 
     Raises:
-        ValueError: if one of the parts would be empty.
+        ValueError: if there are not two examples.
     """
-    places = ranks(np.arange(count, dtype=np.int64), labels)
-    test = places < np.floor(share * class_sizes(labels, count) + 0.5)
-    if test.all() or not test.any():
+    if count < 2:
         raise ValueError(f"holdout={share} of {count} examples leaves one of the parts empty")
+    numbers = np.arange(count, dtype=np.int64)
+    test = ranks(numbers, labels) < np.floor(share * class_sizes(labels, count) + 0.5)
+    if test.all() or not test.any():
+        wanted = min(max(1, round(share * count)), count - 1)
+        test = ranks(numbers, None) < wanted
     return np.asarray(test)
 
 

@@ -4,7 +4,7 @@ Guidance, caching and editing are denoisers around a denoiser.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,6 +50,15 @@ class Denoiser(nn.Module, ABC):
         """Return the denoiser to be used for one trajectory: a fresh copy if it keeps a state (hook)."""
         return self
 
+    def prepared(self, times: Sequence[Tensor]) -> "Denoiser":
+        """Return a denoiser with the same answers that has computed beforehand what depends on the time alone (hook).
+
+        Args:
+            times: the scalar tensors that it will be asked at, float32 or float64. They are recognised by identity,
+                so that none has to be read from the device in between; any other time is answered as well.
+        """
+        return self
+
 
 class NetworkDenoiser(Denoiser):
     """A network with its process and parameterization.
@@ -84,18 +93,70 @@ class NetworkDenoiser(Denoiser):
         skip, out = (align(c.to(x_t), x_t) for c in (solution.x0_skip, solution.x0_out))
         return Prediction(skip * x_t + out * prediction)
 
+    def prepared(self, times: Sequence[Tensor]) -> Denoiser:
+        parameter = next(self.network.parameters(), None)
+        if not times or parameter is None:
+            return self  # without parameters the network's dtype is that of the data, which is not known yet
+        t = torch.stack(list(times))
+        alpha_t, sigma_t = self._scales(t)
+        solution, c_in = self.parameterization.solve(alpha_t, sigma_t), self.parameterization.c_in(alpha_t, sigma_t)
+        scalars = torch.stack([c_in, solution.x0_skip, solution.x0_out], dim=1).tolist()
+        levels = self._levels(t, alpha_t, sigma_t, parameter.dtype).unbind()
+        rows = [_Row(time, level, *row) for time, level, row in zip(times, levels, scalars, strict=True)]
+        return _Prepared(self, rows, parameter.dtype)
+
     def _scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         require_precise(t)
-        return self.process.schedule.alpha(t), self.process.schedule.sigma(t)
+        return self.process.schedule.scales(t)
 
     def _predict(self, x_t: Tensor, t: Tensor, alpha_t: Tensor, sigma_t: Tensor, cond: Cond | None) -> Tensor:
+        dtype = next(self.network.parameters(), x_t).dtype
+        level = self._levels(t, alpha_t, sigma_t, dtype)
+        if level.ndim == 0:
+            level = level.expand(x_t.shape[0])
         c_in = self.parameterization.c_in(alpha_t, sigma_t)
-        c_noise = self.parameterization.c_noise(self.process.schedule.network_time(t), log_snr(alpha_t, sigma_t))
-        if c_noise.ndim == 0:
-            c_noise = c_noise.expand(x_t.shape[0])
         x = align(c_in.to(x_t), x_t) * x_t
-        parameter = next(self.network.parameters(), x)
-        # Noise levels stay in float32 or better: in bfloat16 1000 of them collapse to about 500.
-        level = c_noise.to(torch.float64 if parameter.dtype is torch.float64 else torch.float32)
-        out: Tensor = self.network(x.to(parameter.dtype), level, **(cond or {}))
+        out: Tensor = self.network(x.to(dtype), level, **(cond or {}))
         return out.to(x_t.dtype)
+
+    def _levels(self, t: Tensor, alpha_t: Tensor, sigma_t: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return what a network of a dtype is told of the noise levels, shaped like ``t``."""
+        c_noise = self.parameterization.c_noise(self.process.schedule.network_time(t), log_snr(alpha_t, sigma_t))
+        # Noise levels stay in float32 or better: in bfloat16 1000 of them collapse to about 500.
+        return c_noise.to(torch.float64 if dtype is torch.float64 else torch.float32)
+
+
+class _Row(NamedTuple):
+    """A time, what the network is told of it, and the scalars of ``x0 = skip x_t + out F(c_in x_t)``."""
+
+    t: Tensor
+    level: Tensor
+    c_in: float
+    skip: float
+    out: float
+
+
+class _Prepared(Denoiser):
+    """A network denoiser that has the scalars of some times as plain numbers.
+
+    Args:
+        denoiser: answers at all other times.
+        rows: one a time; they keep the tensors of the times alive, so no other tensor can take the identity of one.
+        dtype: what the network computes in.
+    """
+
+    def __init__(self, denoiser: NetworkDenoiser, rows: Sequence[_Row], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.process = denoiser.process
+        self.denoiser = denoiser
+        self._rows = {id(row.t): row for row in rows}
+        self._dtype = dtype
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+        row = self._rows.get(id(t))
+        if row is None:
+            answer: Prediction = self.denoiser(x_t, t, cond)
+            return answer
+        x = (x_t * row.c_in).to(self._dtype)
+        out: Tensor = self.denoiser.network(x, row.level.expand(x_t.shape[0]), **(cond or {}))
+        return Prediction((out.to(x_t.dtype) * row.out).add_(x_t, alpha=row.skip))

@@ -86,7 +86,7 @@ class Gaussian(Process):
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         require_precise(t)
-        alpha_t, sigma_t = (align(f(t).to(x0), x0) for f in (self.schedule.alpha, self.schedule.sigma))
+        alpha_t, sigma_t = (align(scale.to(x0), x0) for scale in self.schedule.scales(t))
         return alpha_t * x0 + sigma_t * noise
 
     def prior(

@@ -52,40 +52,43 @@ def seed_of(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Encrypt counters with Philox4x32-10.
+def philox(even: Tensor, odd: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Encrypt counters with Philox4x32-10, in place.
 
     Args:
-        counter: four int64 tensors of values in [0, 2**32) that broadcast together.
-        key: two int64 tensors likewise.
+        even: ``(2, ...)`` int64 in [0, 2**32), words 0 and 2 of the counters; overwritten.
+        odd: words 1 and 3 likewise; overwritten.
+        key: ``(2, ...)`` int64 in [0, 2**32), both words of the keys; they broadcast against the counters.
 
     Returns:
-        Four int64 tensors of independent values in [0, 2**32), of the common shape.
+        Words 0 and 2, and words 1 and 3, shaped like the counters, independent and in [0, 2**32).
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
+    product, weyl = torch.empty_like(even), torch.empty_like(key)
+    weyl[0], weyl[1] = _WEYL
     for _ in range(_ROUNDS):
-        # int64 products of 32-bit factors wrap, but keep all 64 bits; the masks drop the sign's copies.
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0 = (p1 >> 32).bitwise_xor(c1).bitwise_xor_(k0).bitwise_and_(_MASK)
-        c2 = (p0 >> 32).bitwise_xor(c3).bitwise_xor_(k1).bitwise_and_(_MASK)
-        c1, c3 = p1, p0
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1 & _MASK, c2, c3 & _MASK
+        # int64 products of 32-bit factors wrap, but keep all 64 bits; the mask drops the sign's copies and what is left
+        # above 32 bits in odd words.
+        torch.mul(even[1], _MULTIPLIERS[1], out=product[0])
+        torch.mul(even[0], _MULTIPLIERS[0], out=product[1])
+        torch.bitwise_right_shift(product, 32, out=even).bitwise_xor_(odd).bitwise_xor_(key).bitwise_and_(_MASK)
+        odd, product = product, odd
+        key = (key + weyl) & _MASK
+    return even, odd.bitwise_and_(_MASK)
 
 
 def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
-    total = torch.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        total.mul_(x).add_(coefficient)
-    return total
+    *others, last = coefficients
+    total = x * last
+    for coefficient in reversed(others[1:]):
+        total.add_(coefficient).mul_(x)
+    return total.add_(others[0])
 
 
 def _radius(bits: Tensor) -> Tensor:
     """Return sqrt(-2 ln u) in float32 for u = (bits + 1/2) / 2**32."""
     mantissa, exponent = torch.frexp(bits.to(torch.float32).add_(0.5).mul_(2.0**-32))
     centre = math.sqrt(0.5)
-    w = (mantissa - centre).div_(mantissa + centre)  # |w| < 0.172, ln(mantissa / centre) = 2 artanh(w)
+    w = (mantissa - centre).div_(mantissa.add_(centre))  # |w| < 0.172, ln(mantissa / centre) = 2 artanh(w)
     artanh = _polynomial(w * w, [1, 1 / 3, 1 / 5, 1 / 7, 1 / 9, 1 / 11]).mul_(w)
     log = exponent.to(torch.float32).mul_(math.log(2)).add_(math.log(centre)).add_(artanh.mul_(2.0))
     return log.mul_(-2.0).clamp_min_(0.0).sqrt_()
@@ -97,23 +100,22 @@ def _direction(bits: Tensor) -> tuple[Tensor, Tensor]:
     square = angle * angle
     sine = _polynomial(square, [1, -1 / 6, 1 / 120, -1 / 5040, 1 / 362880]).mul_(angle)
     cosine = _polynomial(square, [1, -1 / 2, 1 / 24, -1 / 720, 1 / 40320, -1 / 3628800])
-    # Turned by pi/4 both are positive; two spare bits choose the quadrant.
-    signs = [((bits >> k) & 1).to(torch.float32).mul_(2.0).sub_(1.0).mul_(math.sqrt(0.5)) for k in (0, 1)]
-    return (cosine - sine).mul_(signs[0]), (cosine + sine).mul_(signs[1])
+    # Turned by pi/4 both are positive; two spare bits, worth 1 and 2, choose the quadrant.
+    half = math.sqrt(0.5)
+    signs = [(bits & k).to(torch.float32).mul_(2.0 * half / k).sub_(half) for k in (1, 2)]
+    return (cosine - sine).mul_(signs[0]), cosine.add_(sine).mul_(signs[1])
 
 
-def _normals(words: tuple[Tensor, Tensor, Tensor, Tensor]) -> list[Tensor]:
-    numbers = []
-    for first, second in (words[:2], words[2:]):
-        radius = _radius(first)
-        x, y = _direction(second)
-        numbers += [x.mul_(radius), y.mul_(radius)]
-    return numbers
+def _normals(even: Tensor, odd: Tensor, out: Tensor) -> None:
+    radius, (x, y) = _radius(even), _direction(odd)
+    torch.mul(x, radius, out=out[:, 0])
+    torch.mul(y, radius, out=out[:, 1])
 
 
-def _uniforms(words: tuple[Tensor, Tensor, Tensor, Tensor]) -> list[Tensor]:
+def _uniforms(even: Tensor, odd: Tensor, out: Tensor) -> None:
     # 23 bits: the half step keeps the ends 0 and 1 out, and every value is exact in float32.
-    return [(word >> 9).to(torch.float32).add_(0.5).mul_(2.0**-23) for word in words]
+    for k, words in enumerate((even, odd)):
+        torch.mul((words >> 9).to(torch.float32).add_(0.5), 2.0**-23, out=out[:, k])
 
 
 @dataclass(frozen=True)
@@ -207,17 +209,21 @@ class Rng:
     def _draw(self, shape: Sequence[int], purpose: Purpose, *, gaussian: bool) -> Tensor:
         numel = math.prod(shape)
         blocks = -(-numel // 4)
+        out = torch.empty(len(self), 4 * blocks, device=self.sample.device)
         group = max(1, _CHUNK // max(1, blocks))
-        parts = [self._words(i, i + group, blocks, purpose, gaussian=gaussian) for i in range(0, len(self), group)]
-        if not parts:
-            return torch.empty(0, *shape, device=self.sample.device)
-        return (parts[0] if len(parts) == 1 else torch.cat(parts))[:, :numel].reshape(len(self), *shape)
+        for start in range(0, len(self) if blocks else 0, group):
+            keys = self[start : start + group]
+            # Number j of an example is word j // blocks of block j % blocks; words 0, 1 make a pair, and 2, 3.
+            pairs = out[start : start + group].view(len(keys), 2, 2, blocks).permute(1, 2, 0, 3)
+            (_normals if gaussian else _uniforms)(*keys._words(blocks, purpose), pairs)
+        return out[:, :numel].reshape(len(self), *shape)
 
-    def _words(self, start: int, stop: int, blocks: int, purpose: Purpose, *, gaussian: bool) -> Tensor:
-        keys = self[start:stop]
-        seed, step = (v.expand(len(keys))[:, None] for v in (keys.seed, keys.step))
-        block = torch.arange(blocks, device=seed.device)[None]
-        last = torch.full_like(step, int(purpose))
-        counter = (block.expand(len(keys), -1), step, keys.sample[:, None].expand(-1, blocks), last)
-        words = philox(counter, (seed & _MASK, (seed >> 32) & _MASK))
-        return torch.cat(_normals(words) if gaussian else _uniforms(words), dim=1)
+    def _words(self, blocks: int, purpose: Purpose) -> tuple[Tensor, Tensor]:
+        """Return words 0 and 2 and words 1 and 3 of each block, ``(2, B, blocks)`` int64 each."""
+        even, odd = (torch.empty(2, len(self), blocks, dtype=torch.int64, device=self.sample.device) for _ in range(2))
+        even[0] = torch.arange(blocks, device=even.device)
+        odd[0] = self.step.reshape(-1, 1)
+        even[1] = self.sample[:, None]
+        odd[1] = int(purpose)
+        seed = self.seed.reshape(-1, 1)
+        return philox(even, odd, torch.stack([seed, seed >> 32]) & _MASK)

@@ -56,6 +56,10 @@ class Schedule(ABC):
     def time(self, log_snr: Tensor) -> Tensor:
         """Return the time at which the log-SNR has the given value; values out of range give the nearer end."""
 
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma together (hook for schedules that form both from the same numbers)."""
+        return self.alpha(t), self.sigma(t)
+
     def network_time(self, t: Tensor) -> Tensor:
         """Return the number that stands for t in networks conditioned on time: 1000 t (hook).
 
@@ -66,7 +70,7 @@ class Schedule(ABC):
     @final
     def log_snr(self, t: Tensor) -> Tensor:
         """Return ``2 log(alpha_t / sigma_t)``; infinite where either vanishes."""
-        return log_snr(self.alpha(t), self.sigma(t))
+        return log_snr(*self.scales(t))
 
     @final
     def rates(self, t: Tensor) -> Rates:
@@ -255,12 +259,15 @@ class Tabulated(Schedule):
         return self.index(t).clamp_min(0.0)
 
     def alpha(self, t: Tensor) -> Tensor:
-        signal, noise = self._direction(t)
-        return signal / torch.hypot(signal, noise)
+        return self.scales(t)[0]
 
     def sigma(self, t: Tensor) -> Tensor:
+        return self.scales(t)[1]
+
+    def scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
         signal, noise = self._direction(t)
-        return noise / torch.hypot(signal, noise)
+        norm = torch.hypot(signal, noise)
+        return signal / norm, noise / norm
 
     def time(self, log_snr: Tensor) -> Tensor:
         table = self._table(log_snr)

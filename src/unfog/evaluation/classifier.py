@@ -131,13 +131,23 @@ class FeatureNetwork(nn.Module):
         return logits
 
 
+def too_small(size: tuple[int, ...]) -> str | None:
+    """Say why a classifier cannot look at images of this height and width: a sentence, or None where it can."""
+    if len(size) == 2 and min(size) >= SMALLEST:
+        return None
+    return (
+        f"classifiers look at images of {SMALLEST} x {SMALLEST} pixels or more, these are {' x '.join(map(str, size))}"
+    )
+
+
 def stem_stride_for(size: tuple[int, ...]) -> int:
     """Return the power of two that brings the longer side of an image to 16 pixels or fewer.
 
     Raises:
         ValueError: if the images are not two-dimensional or a side is below 8.
     """
-    require(len(size) == 2 and min(size) >= SMALLEST, f"images of {SMALLEST} x {SMALLEST} pixels or more, got {size}")
+    small = too_small(size)
+    require(small is None, f"other images: {small}")
     stride = 1
     while stride * 16 < max(size):
         stride *= 2

@@ -1,10 +1,10 @@
 """Features to measure images with: a small network trained on the data set at hand, kept on disk.
 
-Published feature networks need a download and know photographs; this one is trained in a minute, on one half
-of the training examples, to tell classes apart or, where there are no labels, to tell by how much an image
-was turned. Its pooled activations are the features. A distance between features means something only together
-with the network that made them: every extractor has a name of its own, and its numbers must never be printed under the
-names of metrics that are defined by another network (FID in particular).
+Published feature networks need a download and know photographs; this one is trained in a minute, on one half of the
+training examples, to tell classes apart or, where there are no labels, to tell by how much an image was turned, or how
+one that is not square was mirrored. Its pooled activations are the features. A distance between features means
+something only together with the network that made them: every extractor has a name of its own, and its numbers must
+never be printed under the names of metrics that are defined by another network (FID in particular).
 
 Source of the turned images: S. Gidaris, P. Singh and N. Komodakis, "Unsupervised representation learning by
 predicting image rotations", 2018, arXiv 1803.07728.
@@ -13,7 +13,7 @@ predicting image rotations", 2018, arXiv 1803.07728.
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from unfog.checkpoint import DamagedCheckpointError, StoredTensors, write_atomically, write_tensors
 from unfog.data.batch import Batch, Batches
-from unfog.data.dataset import Dataset, to_float
+from unfog.data.dataset import DataInfo, Dataset, to_float
 from unfog.data.loader import ShuffledBatches
 from unfog.data.order import permutation
 from unfog.diffusion.checks import require
@@ -40,6 +40,7 @@ from unfog.evaluation.classifier import (
     stem_stride_for,
     subset,
     to_pixels,
+    too_small,
 )
 from unfog.metrics.interval import Score, proportion
 
@@ -50,28 +51,37 @@ HELD_OUT = 2000
 """Most examples that the accuracy of a network is measured on."""
 
 
-class Rotations:
-    """Turned images as a task: each example stands at four positions, turned by 0 to 3 quarters, which is the label.
+VARIANTS = 4
+"""How many variants of an image a network without labels tells apart."""
+
+Vary = Callable[[Tensor, Tensor], Tensor]
+"""Makes of images ``(B, C, H, W)`` their variants of the numbers ``(B,)`` int64 from 0 to 3; variant 0 is the image."""
+
+
+class Variants:
+    """Telling variants of an image apart as a task: each example stands at four positions, whose number is the label.
 
     The four are next to each other, so a batch holds them together.
 
     Args:
-        batches: square images; labels are not needed.
+        batches: images; labels are not needed.
+        vary: makes the variants.
 
-    Source: Gidaris et al. 2018, arXiv 1803.07728.
+    Source: Gidaris et al. 2018, arXiv 1803.07728, for turned images.
     """
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Batches, vary: Vary) -> None:
         self.batches = batches
+        self.vary = vary
 
     def take(self, start: int, count: int) -> Batch:
-        """Return the turned images at positions ``start`` to ``start + count - 1``."""
+        """Return the variants at positions ``start`` to ``start + count - 1``."""
         positions = torch.arange(start, start + count)
-        first, last = start // 4, (start + count - 1) // 4
+        first, last = start // VARIANTS, (start + count - 1) // VARIANTS
         base = self.batches.take(first, last - first + 1)
-        row, turns = positions // 4 - first, positions % 4
-        turned = turn(base.values["x0"][row], turns)
-        return Batch({"x0": turned, "label": turns}, base.ids[row], base.epochs[row], positions)
+        row, numbers = positions // VARIANTS - first, positions % VARIANTS
+        varied = self.vary(base.values["x0"][row], numbers)
+        return Batch({"x0": varied, "label": numbers}, base.ids[row], base.epochs[row], positions)
 
 
 def turn(x: Tensor, turns: Tensor) -> Tensor:
@@ -83,11 +93,33 @@ def turn(x: Tensor, turns: Tensor) -> Tensor:
     return turned
 
 
+def mirror(x: Tensor, ways: Tensor) -> Tensor:
+    """Mirror images ``(B, C, H, W)`` by ``ways``, ``(B,)`` int64: 0 not, 1 left-right, 2 top-bottom, 3 both."""
+    mirrored = x.clone()
+    for way, axes in ((1, (-1,)), (2, (-2,)), (3, (-2, -1))):
+        chosen = ways == way
+        mirrored[chosen] = x[chosen].flip(axes)
+    return mirrored
+
+
 class Pretext(Enum):
     """What a network is trained for so that its features become useful."""
 
     CLASSES = "class labels"
     ROTATIONS = "four rotations"
+    MIRRORINGS = "four mirrorings"
+
+    @staticmethod
+    def of(info: DataInfo, *, use_labels: bool) -> "Pretext":
+        """Return what suits a data set: its classes, or else rotations, which only square images allow."""
+        if use_labels and info.classes is not None and len(info.classes) > 1:
+            return Pretext.CLASSES
+        return Pretext.ROTATIONS if len(set(info.size)) == 1 else Pretext.MIRRORINGS
+
+    @property
+    def vary(self) -> Vary | None:
+        """What makes the variants that are told apart; None where it is the classes."""
+        return {Pretext.ROTATIONS: turn, Pretext.MIRRORINGS: mirror}.get(self)
 
 
 @dataclass(frozen=True)
@@ -101,7 +133,7 @@ class FeatureConfig:
         limit: most examples that it is trained on.
         shift: augmentation, see ``Shift``.
         use_labels: tell classes apart where the data have labels; otherwise, and without labels, tell
-            rotations apart.
+            rotations apart, or mirrorings of images that are not square.
         seed: of the split, the weights, the order and the augmentation.
     """
 
@@ -119,10 +151,14 @@ class FeatureConfig:
 
     def split(self, count: int) -> tuple[Tensor, Tensor]:
         """Return the ids of ``count`` training examples that the network learns from, and the others."""
-        order = torch.from_numpy(permutation(count, seed_of("features", self.seed), 0))
-        used = min(max(round(self.share * count), 2), self.limit)
+        used = self.used(count)
         require(used < count, f"more training examples than the {used} that the network learns from, got {count}")
+        order = torch.from_numpy(permutation(count, seed_of("features", self.seed), 0))
         return order[:used], order[used:]
+
+    def used(self, count: int) -> int:
+        """Return how many of ``count`` training examples the network would learn from: no fewer than 2."""
+        return min(max(round(self.share * count), 2), self.limit)
 
 
 @dataclass(frozen=True)
@@ -221,6 +257,17 @@ class FeatureExtractor:
         return self.network.features(x.to(device)).cpu()
 
 
+def obstacle(dataset: Dataset, config: FeatureConfig | None = None) -> str | None:
+    """Say why no feature network can be made of a training set: a sentence, or None where one can be made."""
+    if (small := too_small(dataset.info.size)) is not None:
+        return small
+    count = len(dataset)
+    used = (config or FeatureConfig()).used(count)
+    if used < count:
+        return None
+    return f"the feature network learns from {used} training examples and is judged on others, of {count} in all"
+
+
 def feature_extractor(
     dataset: Dataset, cache: Path, config: FeatureConfig | None = None, *, device: torch.device | str = "cpu"
 ) -> FeatureExtractor:
@@ -230,16 +277,18 @@ def feature_extractor(
     old network.
 
     Args:
-        dataset: training examples, of 8 x 8 pixels or more; square if they have no labels.
+        dataset: training examples, of 8 x 8 pixels or more.
         cache: folder of the stored networks; made if it is not there.
         config: how the network is made.
         device: where it is trained and used.
 
     Raises:
-        ValueError: if the images are too small, or there are too few.
+        ValueError: if the images are too small, or there are too few, as ``obstacle`` says.
         DamagedCheckpointError: if the stored network is not what was written.
     """
     config = config or FeatureConfig()
+    if (why := obstacle(dataset, config)) is not None:
+        raise ValueError(why)
     path = cache / f"features-{_key(dataset, config)}.safetensors"
     if path.with_suffix(".json").exists():
         return load_extractor(path, device=device)
@@ -281,18 +330,16 @@ def _key(dataset: Dataset, config: FeatureConfig) -> str:
 def _trained(dataset: Dataset, path: Path, config: FeatureConfig, device: torch.device | str) -> FeatureExtractor:
     """Train a network, write its weights to ``path``, and measure it on examples that it has not seen."""
     info = dataset.info
-    pretext, classes = Pretext.ROTATIONS, 4
-    if config.use_labels and info.classes is not None and len(info.classes) > 1:
-        pretext, classes = Pretext.CLASSES, len(info.classes)
-    elif len(set(info.size)) > 1:
-        raise ValueError(f"turned images must be square to be told apart by their content; got {info.size}")
+    pretext = Pretext.of(info, use_labels=config.use_labels)
+    vary = pretext.vary
+    classes = len(info.classes or ()) if vary is None else VARIANTS
     used, others = config.split(len(dataset))
     batches: Batches = ShuffledBatches(subset(dataset, used), seed=seed_of("features", "order", config.seed))
-    if pretext is Pretext.ROTATIONS:
-        batches = Rotations(batches)
+    if vary is not None:
+        batches = Variants(batches, vary)
     seed = seed_of("features", "weights", config.seed)
     network = build(info.channels, classes, info.size, config.budget, seed=seed).to(device)
-    steps = config.budget.steps_for(len(used) * (4 if pretext is Pretext.ROTATIONS else 1))
+    steps = config.budget.steps_for(len(used) * (1 if vary is None else VARIANTS))
     fit(network, batches, classes, steps, config.budget, Shift(config.shift), seed=seed)
     write_tensors(path, network.state_dict(), {})
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -326,10 +373,11 @@ def _held_out_accuracy(network: FeatureNetwork, dataset: Dataset, ids: Tensor, p
 
 def _questions(x0: Tensor, label: Tensor | None, pretext: Pretext) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images and the answers that the network was trained to give."""
-    if pretext is Pretext.CLASSES:
+    vary = pretext.vary
+    if vary is None:
         assert label is not None
         yield x0, label
         return
-    for quarters in range(4):
-        turns = torch.full((len(x0),), quarters)
-        yield turn(x0, turns), turns
+    for number in range(VARIANTS):
+        numbers = torch.full((len(x0),), number)
+        yield vary(x0, numbers), numbers

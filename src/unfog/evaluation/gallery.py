@@ -4,7 +4,6 @@ Every function makes its own request, with settings and seeds of its own, so tha
 """
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from unfog.data.dataset import Dataset, to_uint8
 from unfog.diffusion.denoiser import Denoiser
 from unfog.diffusion.random import Rng
 from unfog.diffusion.shapes import align
+from unfog.images import PNG_CHANNELS, png_bytes
 from unfog.metrics.neighbours import Neighbours, nearest_neighbours
 from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
 from unfog.sampling.conditioning.conditioner import Label
@@ -88,22 +88,31 @@ def png_uri(pixels: Tensor) -> str:
     """Return an image as a data URI.
 
     Args:
-        pixels: ``(C, H, W)`` uint8; of 1 channel grey, of 3 colour, of others the first channel is taken.
+        pixels: ``(C, H, W)`` uint8; of 1 channel grey, of 3 colour, of 4 colour with opacity. Of 2 channels the first
+            is shown in magenta and the second in green, grey where they agree; of more than 4 the first 3 in colour.
     """
-    from PIL import Image
+    if len(pixels) not in PNG_CHANNELS:
+        pixels = pixels[[0, 1, 0]] if len(pixels) == 2 else pixels[:3]
+    return "data:image/png;base64," + base64.b64encode(png_bytes(pixels, optimize=True)).decode()
 
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy()) if len(pixels) == 3 else Image.fromarray(pixels[0].numpy())
-    written = io.BytesIO()
-    image.save(written, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
+
+def _how_shown(channels: int) -> str:
+    """Say how ``png_uri`` shows images of so many channels, where that does not go without saying."""
+    if channels in (1, 3):
+        return ""
+    if channels == 2:
+        return "The images have 2 channels: the first is shown in magenta, the second in green."
+    if channels == 4:
+        return "The fourth channel of the images is shown as opacity."
+    return f"The images have {channels} channels, of which the first three are shown as red, green and blue."
 
 
 def gallery(rows: Sequence[Row], columns: Sequence[str], shape: Sequence[int]) -> Gallery:
     """Put rows of images of ``shape`` ``(C, H, W)`` into a table."""
     channels, height, width = shape
     longest = max(height, width)
-    note = "" if channels in (1, 3) else f"The images have {channels} channels, of which the first is shown."
-    return Gallery(tuple(rows), tuple(columns), width * max(1, round(_SIDE / longest)), longest >= 64, note)
+    side = width * max(1, round(_SIDE / longest))
+    return Gallery(tuple(rows), tuple(columns), side, longest >= 64, _how_shown(channels))
 
 
 def columns_for(shape: Sequence[int]) -> int:

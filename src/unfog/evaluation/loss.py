@@ -11,9 +11,9 @@ Source: D. P. Kingma, T. Salimans, B. Poole and J. Ho, "Variational diffusion mo
 appendix I.1: times that cover the density evenly lower the variance of the estimate, here for the overall number.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -31,10 +31,13 @@ from unfog.tasks.denoising import Denoising, Errors
 REACH = 10.0
 """Log-SNRs beyond plus and minus this are not looked at: there x_t is all but clean, or all but noise."""
 
+LONE_DRAWS = 8
+"""Noises at each level for the only example of a set, which has no spread over examples: theirs stands for it."""
+
 
 @dataclass(frozen=True)
 class Means:
-    """Means over the examples, one a level, and their standard errors."""
+    """Means over the examples, or over the noises of an only one, one a level, and their standard errors."""
 
     values: tuple[float, ...]
     errors: tuple[float, ...]
@@ -131,6 +134,8 @@ def loss_by_level(
 ) -> LossCurve:
     """Measure the errors at fixed noise levels, each on the same examples with the same noise.
 
+    The only example of a set is looked at with ``LONE_DRAWS`` noises, again the same at every level.
+
     Args:
         task: its denoiser is measured; conditions are given, never dropped.
         dataset: the examples.
@@ -140,18 +145,22 @@ def loss_by_level(
         batch_size: examples at a time; it changes speed and memory only.
 
     Raises:
-        ValueError: if a number is out of its range or the set holds fewer than two examples.
+        ValueError: if a number is out of its range.
     """
     schedule = task.denoiser.process.schedule
     levels = (noise_levels(schedule) if times is None else times).double().cpu()
-    rows = [_errors(task, dataset, count, seed, batch_size, level=t) for t in levels]
+    draws = LONE_DRAWS if len(dataset) == 1 else 1
+    rows = [
+        _joined([_errors(task, dataset, count, seed, batch_size, level=t, draw=(r, draws)) for r in range(draws)])
+        for t in levels
+    ]
     alpha_t, sigma_t = schedule.alpha(levels), schedule.sigma(levels)
     factor = task.denoiser.parameterization.solve(alpha_t, sigma_t).x0_out.square()
     prediction = torch.stack([row.prediction for row in rows])  # (L, N)
     zero = torch.stack([row.zero for row in rows])
     return LossCurve(
         dataset=dataset.info.name,
-        count=prediction.shape[1],
+        count=min(count, len(dataset)),
         times=tuple(levels.tolist()),
         log_snr=tuple(schedule.log_snr(levels).tolist()),
         weight=tuple(float(row.weight[0]) for row in rows),
@@ -167,27 +176,39 @@ def expected_loss(
     """Measure the loss that training minimises on any set of examples.
 
     The times are quantiles of the training density along a low-discrepancy sequence: every example meets ``draws``
-    levels, and all together cover the density evenly.
+    levels, and all together cover the density evenly. The intervals are over the examples, and of the only example of a
+    set over its draws.
 
     Args:
         task: its denoiser is measured; conditions are given, never dropped.
         dataset: the examples.
         count: most examples, at least 2; a fixed random choice of the set.
-        draws: times and noises for each example, at least 1.
+        draws: times and noises for each example, at least 1; at least 2 for the only example of a set.
         seed: of the choice, the times and the noise.
         batch_size: examples at a time; it changes speed and memory only.
 
     Raises:
-        ValueError: if a number is out of its range or the set holds fewer than two examples.
+        ValueError: if a number is out of its range.
     """
     require(draws >= 1, f"at least 1 draw for each example, got {draws}")
     rows = [_errors(task, dataset, count, seed, batch_size, draw=(r, draws)) for r in range(draws)]
-    network, zero = (
-        torch.stack([row.weight * value for row, value in zip(rows, values, strict=True)]).mean(0)
+    weighted, zeros = (
+        torch.stack([row.weight * value for row, value in zip(rows, values, strict=True)])  # (draws, N)
         for values in ([row.prediction for row in rows], [row.zero for row in rows])
     )
-    note = f"weighted squared error, {len(network)} examples of {dataset.info.name} at {draws} training times each"
-    return ExpectedLoss(mean(network, note=note), mean(zero, note=f"{note}, of a network that always answers 0"))
+    examples = weighted.shape[1]
+    other = 0 if examples > 1 else 1  # the axis that the spread is not over
+    what = f"{examples} examples" if examples > 1 else "the only example"
+    note = f"weighted squared error, {what} of {dataset.info.name} at {draws} training times" + " each" * (examples > 1)
+    network, zero = (
+        replace(mean(values.mean(other), note=words), count=examples)
+        for values, words in ((weighted, note), (zeros, f"{note}, of a network that always answers 0"))
+    )
+    return ExpectedLoss(network, zero)
+
+
+def _joined(parts: Sequence[Errors]) -> Errors:
+    return Errors(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
 
 def _errors(
@@ -226,18 +247,17 @@ def _errors(
             t = Stratified(task.times).draw(rng, schedule) if level is None else level.to(device).expand(len(some))
             errors = task.errors(values["x0"].float(), t, task.conditioner(values), rng=rng)
             parts.append(Errors(*(value.double().cpu() for value in errors)))
-    return Errors(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+    return _joined(parts)
 
 
 def chosen_examples(dataset: Dataset, count: int, seed: int) -> Tensor:
     """Return the numbers of at most ``count`` examples, ``(N,)``: a fixed random choice, since sets may be sorted.
 
     Raises:
-        ValueError: if fewer than two are asked for or there.
+        ValueError: if fewer than two are asked for.
     """
-    available = min(count, len(dataset))
-    require(available >= 2, f"at least 2 examples to tell a spread from, got {available} of {dataset.info.name}")
-    return torch.from_numpy(permutation(len(dataset), seed_of("held-out examples", seed), 0)[:available])
+    require(count >= 2, f"a count of at least 2 examples to tell a spread from, got {count}")
+    return torch.from_numpy(permutation(len(dataset), seed_of("held-out examples", seed), 0)[:count])
 
 
 @contextmanager
@@ -254,6 +274,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _means(values: Tensor) -> Means:
-    """Return means and standard errors over the examples of ``(L, N)``."""
+    """Return means and standard errors over the second axis of ``(L, N)``."""
     errors = values.std(1) / values.shape[1] ** 0.5
     return Means(tuple(values.mean(1).tolist()), tuple(errors.tolist()))

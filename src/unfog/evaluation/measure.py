@@ -1,11 +1,11 @@
 """A finished model in numbers: samples scored against the data, the loss by noise level, and the time they take."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,13 +15,16 @@ from unfog.diffusion.checks import require
 from unfog.diffusion.denoiser import NetworkDenoiser
 from unfog.evaluation.accuracy import AccuracyReport
 from unfog.evaluation.classifier import Budget
-from unfog.evaluation.features import FeatureCard, FeatureConfig, feature_extractor
+from unfog.evaluation.features import FeatureCard, FeatureConfig, feature_extractor, obstacle
 from unfog.evaluation.loss import ExpectedLoss, LossCurve, expected_loss, loss_by_level
-from unfog.evaluation.scores import Comparison, Resemblance, Scores, evaluate
+from unfog.evaluation.scores import Comparison, Missing, Resemblance, Scores, evaluate
 from unfog.metrics.interval import Score
 from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
 from unfog.sampling.conditioning.conditioner import Label
 from unfog.tasks.denoising import Denoising
+from unfog.training.parallel import World
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,13 @@ def measure(
     batch_size: int,
     cache: Path,
     effort: Effort | None = None,
+    world: World | None = None,
 ) -> Measured:
     """Draw samples evenly over the classes and measure them, and measure the loss of the network that drew them.
+
+    Scores that the samples or the data do not suffice for are missing, with the reason.
+
+    Of several processes, process 0 calls this, and the others call ``assist``.
 
     Args:
         pipeline: what is measured: its weights, at its settings.
@@ -143,9 +151,10 @@ def measure(
         batch_size: samples at a time; it changes speed and memory only.
         cache: folder in which the feature network of the training set is kept.
         effort: how much is spent on measuring.
+        world: the processes that draw together; one alone unless given.
 
     Raises:
-        ValueError: if the model cannot do what is asked, or there are too few samples or examples to be scored.
+        ValueError: if the model cannot do what is asked.
         FloatingPointError: if a sample is not finite.
     """
     effort = effort or Effort()
@@ -154,13 +163,13 @@ def measure(
     assert isinstance(denoiser, NetworkDenoiser)
     sampled = Denoising(denoiser, pipeline.conditioner, task.times, task.weight)
     settings = replace(pipeline.settings, guidance=guidance)
-    classes = pipeline.conditioner.classes if isinstance(pipeline.conditioner, Label) else 0
-    labels = torch.arange(samples) % classes if classes else None
+    labels, classes = _labels(pipeline, samples)
     began = time.perf_counter()
-    images = draw(pipeline, settings, labels, samples, seed, batch_size)
+    images = draw(pipeline, settings, labels, samples, seed, batch_size, world)
     drawn = time.perf_counter()
     device = next(denoiser.parameters(), images).device
-    extractor = feature_extractor(train, cache, effort.features, device=device)
+    why = obstacle(train, effort.features)
+    extractor = Missing(why) if why else feature_extractor(train, cache, effort.features, device=device)
     scores = evaluate(
         images, labels, train, test, extractor, budget=effort.budget, seed=seed, resamples=effort.resamples
     )
@@ -185,8 +194,26 @@ def measure(
     )
 
 
+def assist(pipeline: Pipeline, *, samples: int, guidance: float, seed: int, batch_size: int, world: World) -> None:
+    """Draw this process's part of what process 0 measures; the arguments are those of ``measure``."""
+    settings = replace(pipeline.settings, guidance=guidance)
+    draw(pipeline, settings, _labels(pipeline, samples)[0], samples, seed, batch_size, world)
+
+
+def _labels(pipeline: Pipeline, samples: int) -> tuple[Tensor | None, int]:
+    """Return a class for each sample, evenly, and how many classes there are."""
+    classes = pipeline.conditioner.classes if isinstance(pipeline.conditioner, Label) else 0
+    return torch.arange(samples) % classes if classes else None, classes
+
+
 def draw(
-    pipeline: Pipeline, settings: SampleSettings, labels: Tensor | None, count: int, seed: int, batch_size: int
+    pipeline: Pipeline,
+    settings: SampleSettings,
+    labels: Tensor | None,
+    count: int,
+    seed: int,
+    batch_size: int,
+    world: World | None = None,
 ) -> Tensor:
     """Draw samples as they would be saved: ``(count, C, H, W)`` uint8 on the CPU.
 
@@ -199,6 +226,11 @@ def draw(
         count: how many.
         seed: sample k is a pure function of the seed, of k and of its label.
         batch_size: samples at a time.
+        world: the processes that draw together, each a contiguous part, and all of which call this; one alone unless
+            given.
+
+    Returns:
+        The samples; in other processes than process 0, to which they send theirs, nothing: ``(0,)``.
 
     Raises:
         ValueError: if the model cannot do what is asked.
@@ -206,7 +238,12 @@ def draw(
     """
     require(count >= 1, f"at least 1 sample, got {count}")
     request = SampleRequest(count, None if labels is None else labels.tolist(), seed, 0, settings, batch_size)
-    return torch.cat([to_uint8(preview.step.x).cpu() for preview in pipeline.stream(request) if preview.finished])
+    world = world or World.alone()
+    start, stop = world.part(count)
+    previews = pipeline.stream(request.part(start, stop)) if start < stop else iter(())
+    drawn = [to_uint8(preview.step.x).cpu() for preview in previews if preview.finished]
+    images = world.gathered(torch.cat(drawn) if drawn else None, count)
+    return torch.empty(0, dtype=torch.uint8) if images is None else images
 
 
 def describe(settings: SampleSettings) -> str:
@@ -230,16 +267,24 @@ def worded(value: Any) -> str:
 def _scores(stored: Mapping[str, Any]) -> Scores:
     """Return the scores that ``Scores.to_dict`` turned into a dictionary."""
     comparisons = {
-        name: Comparison(**{part: Score(**value) for part, value in stored[name].items()})
+        name: Comparison(**{part: _or_missing(_score, value) for part, value in stored[name].items()})
         for name in ("samples", "floor")
     }
     made = {
-        "features": FeatureCard.from_dict(stored["features"]),
-        "copying": Score(**stored["copying"]),
+        "features": _or_missing(FeatureCard.from_dict, stored["features"]),
+        "copying": _or_missing(_score, stored["copying"]),
         "nearest": tuple(Resemblance(**item) for item in stored["nearest"]),
-        "accuracy": None if stored["accuracy"] is None else _accuracy(stored["accuracy"]),
+        "accuracy": _or_missing(_accuracy, stored["accuracy"]),
     }
     return Scores(**{**stored, **comparisons, **made})
+
+
+def _or_missing(make: Callable[[dict[str, Any]], Made], stored: dict[str, Any]) -> Made | Missing:
+    return Missing(**stored) if "reason" in stored else make(stored)
+
+
+def _score(stored: Mapping[str, Any]) -> Score:
+    return Score(**stored)
 
 
 def _accuracy(stored: Mapping[str, Any]) -> AccuracyReport:

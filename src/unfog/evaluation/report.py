@@ -126,6 +126,7 @@ def render(inputs: ReportInputs) -> str:
             "metrics": tables.metrics(inputs.measured),
             "neighbours": _neighbours(inputs),
             "cost": _cost(inputs),
+            "counted": tables.counted,
         }
     return environment.get_template("report.html.j2").render(context)
 
@@ -137,7 +138,7 @@ def _facts(inputs: ReportInputs) -> dict[str, str]:
     network = getattr(denoiser, "network", denoiser)
     steps = [record["step"] for record in inputs.log]
     return {
-        "Data": f"{info.name}, {info.count:,} training examples of {pixels}",
+        "Data": f"{info.name}, {tables.counted(info.count, 'training example')} of {pixels}",
         "Network": f"{type(network).__name__}, {sum(p.numel() for p in denoiser.parameters()):,} parameters",
         **({"Training": f"{steps[-1]:,} steps"} if steps else {}),
         "Sampler": describe(inputs.pipeline.settings),
@@ -145,13 +146,17 @@ def _facts(inputs: ReportInputs) -> dict[str, str]:
 
 
 class LossSection(NamedTuple):
-    """Charts and numbers of the loss; ``levels`` and what follows are empty where nothing was measured."""
+    """Charts and numbers of the loss; ``levels`` and what follows are empty where nothing was measured.
+
+    ``examples`` are held out, on ``trained`` was trained.
+    """
 
     charts: tuple[Chart, ...]
     levels: tuple[Chart, ...]
     rows: tuple[tuple[str, ...], ...]
     expected: Mapping[str, str]
     examples: int
+    trained: int
     skipped: int
 
 
@@ -160,7 +165,7 @@ def _loss(inputs: ReportInputs) -> LossSection:
     charts = [chart for chart in (plots.loss_chart(log), plots.gradient_chart(log)) if chart is not None]
     skipped = sum(record.get("applied") is False for record in log)
     if measured is None:
-        return LossSection(tuple(charts), (), (), {}, 0, skipped)
+        return LossSection(tuple(charts), (), (), {}, 0, 0, skipped)
     train, test = measured.levels_train, measured.levels_test
     schedule = inputs.pipeline.denoiser.process.schedule
     levels = (plots.level_chart(train, test, inputs.task.times, schedule), plots.x0_chart(train, test))
@@ -172,7 +177,7 @@ def _loss(inputs: ReportInputs) -> LossSection:
         "held-out examples": tables.spoken(measured.loss_test.network),
         "predicting 0 on held-out examples": tables.spoken(measured.loss_test.zero),
     }
-    return LossSection(tuple(charts), levels, rows, expected, test.count, skipped)
+    return LossSection(tuple(charts), levels, rows, expected, test.count, train.count, skipped)
 
 
 class Pictures(NamedTuple):
@@ -231,7 +236,7 @@ def _schedule(inputs: ReportInputs) -> ScheduleSection:
 
 
 class NeighbourSection(NamedTuple):
-    """Samples beside training examples; ``closest`` is None where nothing was measured."""
+    """Samples beside training examples; ``closest`` is None where no features were measured."""
 
     some: Sequence[Gallery]
     closest: Gallery | None
@@ -253,6 +258,8 @@ def _neighbours(inputs: ReportInputs) -> NeighbourSection:
     names = [f"{class_name(pipeline, measured.label_of(k))} no. {k}".strip() for k in numbers]
     some = gallery.neighbours(measured.drawn(pipeline, numbers), names, train)
     nearest = measured.scores.nearest[: gallery.columns_for(pipeline.shape)]
+    if not nearest:
+        return NeighbourSection(some, None, "a random choice of those that were measured")
     closest = gallery.pairs(
         measured.drawn(pipeline, [pair.sample for pair in nearest]),
         train,

@@ -3,6 +3,8 @@
 Each comparison is made twice at equal counts: samples against held-out test examples, and real training
 examples, which the feature network has not seen either, against the same test examples. The second is the
 best that a generator can be expected to reach with these features at this count.
+
+A score that the data are too few or too small for is ``Missing``, with the reason; the others are formed all the same.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +18,7 @@ from unfog.data.order import permutation
 from unfog.diffusion.checks import require
 from unfog.diffusion.random import seed_of
 from unfog.evaluation.accuracy import AccuracyReport, classification_accuracy_score
-from unfog.evaluation.classifier import Budget, to_pixels
+from unfog.evaluation.classifier import Budget, to_pixels, too_small
 from unfog.evaluation.features import FeatureCard, FeatureExtractor
 from unfog.metrics.frechet import Moments, frechet_distance
 from unfog.metrics.interval import Score, bootstrap
@@ -26,10 +28,35 @@ from unfog.metrics.neighbours import copying, nearest_neighbours
 SHOWN = 16
 """How many of the samples nearest to a training example are listed."""
 
+PRECISION_K, DENSITY_K = 3, 5
+"""Neighbours that set the size of a ball, of precision and recall and of density and coverage, as published."""
+
+NAMES = {
+    "frechet": "Fréchet distance",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "copying": "copying",
+    "accuracy": "classification accuracy score",
+}
+"""What the scores are called, by their fields."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands for a score that could not be formed.
+
+    Attributes:
+        reason: why not, as a sentence without its end.
+    """
+
+    reason: str
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """How close one set is to the test examples, in the features of one network.
+    """How close one set is to the test examples, in the features of one network; what cannot be said is missing.
 
     Attributes:
         frechet: squared Fréchet distance of the features (not FID: the features are those of the named
@@ -40,11 +67,16 @@ class Comparison:
         coverage: share of test balls that hold a member.
     """
 
-    frechet: Score
-    precision: Score
-    recall: Score
-    density: Score
-    coverage: Score
+    frechet: Score | Missing
+    precision: Score | Missing
+    recall: Score | Missing
+    density: Score | Missing
+    coverage: Score | Missing
+
+    @staticmethod
+    def without(why: Missing) -> "Comparison":
+        """Return a comparison of which nothing can be said."""
+        return Comparison(why, why, why, why, why)
 
 
 @dataclass(frozen=True)
@@ -67,29 +99,39 @@ class Scores:
     """Everything that was measured.
 
     Attributes:
-        features: the network whose features were compared.
-        count: examples on either side of each comparison.
+        features: the network whose features were compared; missing where none can be made.
+        count: examples on either side of each comparison; 0 without features.
         samples: samples against test examples.
         floor: real training examples, unknown to the feature network, against the same test examples.
         copying: probability that a sample is nearer to the training set than a test example is; 0.5 without
             copying.
-        nearest: the samples nearest to a training example, nearest first.
-        accuracy: classification accuracy score; None without labels or if it was not asked for.
+        nearest: the samples nearest to a training example, nearest first; none without features.
+        accuracy: classification accuracy score.
         seed: of all subsets and resamples.
     """
 
-    features: FeatureCard
+    features: FeatureCard | Missing
     count: int
     samples: Comparison
     floor: Comparison
-    copying: Score
+    copying: Score | Missing
     nearest: tuple[Resemblance, ...]
-    accuracy: AccuracyReport | None
+    accuracy: AccuracyReport | Missing
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores as a dictionary that JSON can hold."""
-        return {**asdict(self), "features": self.features.to_dict()}
+        """Return the scores as a dictionary that JSON can hold; one that is missing is written as its reason."""
+        features = self.features if isinstance(self.features, FeatureCard) else None
+        return {**asdict(self), **({} if features is None else {"features": features.to_dict()})}
+
+    @property
+    def missing(self) -> dict[str, tuple[str, ...]]:
+        """Names of the scores that could not be formed, by the reason."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name, score in {**vars(self.samples), "copying": self.copying, "accuracy": self.accuracy}.items():
+            if isinstance(score, Missing):
+                found[score.reason] = (*found.get(score.reason, ()), NAMES[name])
+        return found
 
 
 def evaluate(
@@ -97,7 +139,7 @@ def evaluate(
     labels: Tensor | None,
     train: Dataset,
     test: Dataset,
-    extractor: FeatureExtractor,
+    extractor: FeatureExtractor | Missing,
     *,
     budget: Budget | None = None,
     seed: int = 0,
@@ -111,16 +153,25 @@ def evaluate(
             score.
         train: the examples that the generator was trained on, the same that ``extractor`` was made from.
         test: real examples that neither has seen.
-        extractor: features to compare in.
+        extractor: features to compare in, or why there are none.
         budget: of the classifiers behind the accuracy; None takes the default.
         seed: of all subsets, classifiers and resamples.
         resamples: of each bootstrap.
 
+    Returns:
+        The scores; what there are too few samples or examples for is missing.
+
     Raises:
-        ValueError: if the extractor was made from other data, shapes disagree, or there are too few examples.
+        ValueError: if the extractor was made from other data, or shapes disagree.
     """
-    _check_origin(extractor, train)
+    if isinstance(extractor, FeatureExtractor):
+        _check_origin(extractor, train)
     pixels = to_pixels(samples)
+    device = torch.device("cpu") if isinstance(extractor, Missing) else extractor.network.head.weight.device
+    accuracy = _accuracy(pixels, labels, train, test, budget, seed, device)
+    if isinstance(extractor, Missing):
+        nothing = Comparison.without(extractor)
+        return Scores(extractor, 0, nothing, nothing, extractor, (), accuracy, seed)
     _, unseen = extractor.card.config.split(len(train))
     count = min(len(pixels), len(test), len(unseen))
     drawn = extractor(pixels)
@@ -128,22 +179,25 @@ def evaluate(
     training = extractor.of(train)
     real = training[unseen[:count]]
     name = extractor.card.name
-    accuracy = None
-    if labels is not None:
-        accuracy = _accuracy(pixels, labels, train, test, budget, seed, extractor.network.head.weight.device)
+    there = (
+        f"of samples there are {len(pixels)}, of test examples {len(test)}, and of training examples that the feature "
+        f"network has not seen {len(unseen)}"
+    )
     return Scores(
         features=extractor.card,
         count=count,
-        samples=compare(held_out, drawn[_choice(len(drawn), count, seed, "samples")], name, seed, resamples),
-        floor=compare(held_out, real, name, seed, resamples),
-        copying=copying(drawn, training, held_out, seed=seed_of("copying", seed), resamples=resamples),
+        samples=compare(held_out, drawn[_choice(len(drawn), count, seed, "samples")], name, seed, resamples, there),
+        floor=compare(held_out, real, name, seed, resamples, there),
+        copying=_copying(drawn, training, held_out, seed, resamples),
         nearest=_most_alike(drawn, training),
         accuracy=accuracy,
         seed=seed,
     )
 
 
-def compare(real: Tensor, features: Tensor, name: str, seed: int, resamples: int) -> Comparison:
+def compare(
+    real: Tensor, features: Tensor, name: str, seed: int, resamples: int, there: str | None = None
+) -> Comparison:
     """Compare a set with real examples.
 
     Args:
@@ -152,11 +206,28 @@ def compare(real: Tensor, features: Tensor, name: str, seed: int, resamples: int
         name: of the network that made the features.
         seed: of the bootstrap.
         resamples: of the bootstrap.
+        there: how many examples there are, told where they are too few; N unless given.
 
-    Raises:
-        ValueError: if there are no more than D examples.
+    Returns:
+        The comparison; a Fréchet distance needs more than D examples, precision and recall more than 3, density and
+        coverage more than 5, and what needs more is missing.
     """
     real, features = real.double(), features.double()
+    count, dim = min(len(real), len(features)), real.shape[1]
+
+    def needing(more_than: int, why: str) -> Missing | None:
+        reason = f"more than {more_than} examples on either side are needed {why}; {there or f'there are {count}'}"
+        return Missing(reason) if count <= more_than else None
+
+    distance = needing(dim, f"for features of {dim} dimensions") or _frechet(real, features, name, seed, resamples)
+    few = needing(PRECISION_K, f"to look at {PRECISION_K} neighbours")
+    precision, recall = (few, few) if few else precision_recall(real, features, k=PRECISION_K)
+    few = needing(DENSITY_K, f"to look at {DENSITY_K} neighbours")
+    density, coverage = (few, few) if few else density_coverage(real, features, k=DENSITY_K)
+    return Comparison(distance, precision, recall, density, coverage)
+
+
+def _frechet(real: Tensor, features: Tensor, name: str, seed: int, resamples: int) -> Score:
     # Checked on the sets themselves; a resample has the same count but fewer distinct members.
     frechet_distance(Moments.of(features), Moments.of(real))
     frechet = bootstrap(
@@ -168,10 +239,16 @@ def compare(real: Tensor, features: Tensor, name: str, seed: int, resamples: int
         note=f"squared Fréchet distance of {name} (not FID), {len(features)} against {len(real)}",
     )
     # Recentring can carry the lower end below zero, where no squared distance lies.
-    frechet = replace(frechet, low=max(frechet.low, 0.0))
-    precision, recall = precision_recall(real, features)
-    density, coverage = density_coverage(real, features)
-    return Comparison(frechet, precision, recall, density, coverage)
+    return replace(frechet, low=max(frechet.low, 0.0))
+
+
+def _copying(drawn: Tensor, training: Tensor, held_out: Tensor, seed: int, resamples: int) -> Score | Missing:
+    if min(len(drawn), len(held_out)) < 2:
+        return Missing(
+            f"2 or more are needed on either side to tell a spread from; of samples there are {len(drawn)}, of test "
+            f"examples {len(held_out)}"
+        )
+    return copying(drawn, training, held_out, seed=seed_of("copying", seed), resamples=resamples)
 
 
 def _check_origin(extractor: FeatureExtractor, train: Dataset) -> None:
@@ -190,13 +267,19 @@ def _choice(total: int, count: int, seed: int, role: str) -> Tensor:
 
 def _accuracy(
     pixels: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     train: Dataset,
     test: Dataset,
     budget: Budget | None,
     seed: int,
     device: torch.device,
-) -> AccuracyReport:
+) -> AccuracyReport | Missing:
+    if labels is None:
+        return Missing("it needs classes, and the samples were drawn without")
+    if (small := too_small(train.info.size)) is not None:
+        return Missing(small)
+    if len(train.info.classes or ()) < 2:
+        return Missing("it needs two classes or more to tell apart, and there is one")
     require(len(labels) == len(pixels), f"a label for each of {len(pixels)} samples, got {len(labels)}")
     chosen = _choice(len(pixels), min(len(pixels), len(train)), seed, "accuracy")
     return classification_accuracy_score(

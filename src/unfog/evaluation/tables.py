@@ -1,11 +1,13 @@
 """Words and numbers of a report: scores with as many digits as they deserve, settings as a tree, the metrics."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from unfog.evaluation.accuracy import AccuracyReport
 from unfog.evaluation.features import FeatureCard
 from unfog.evaluation.measure import Measured
+from unfog.evaluation.scores import Comparison, Missing, Scores
 from unfog.metrics.interval import Score
 
 _LONG_LIST = 12
@@ -40,13 +42,14 @@ class Bar(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """The section on metrics."""
+    """The section on metrics; ``card`` is None where there is no feature network."""
 
     rows: tuple[Metric, ...]
     bars: tuple[Bar, ...]
-    card: FeatureCard
+    card: FeatureCard | None
     card_accuracy: str
     notes: tuple[str, ...]
+    missing: tuple[str, ...]
 
 
 class Setting(NamedTuple):
@@ -96,6 +99,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def counted(count: int, what: str, plural: str = "s") -> str:
+    """Write how many there are of something, whose plural ends in ``plural``."""
+    return f"{count:,} {what}{'' if count == 1 else plural}"
+
+
 def size(count: int) -> str:
     """Write a number of bytes."""
     for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
@@ -112,58 +120,79 @@ def setting_groups(settings: Mapping[str, Any]) -> list[Group]:
     return groups + [Group(name, tuple(_lines(value, 0))) for name, value in branches]
 
 
+def missing(scores: Scores) -> tuple[str, ...]:
+    """Say which scores could not be formed and why, a sentence for each reason."""
+    return tuple(f"{joined(names)}: {reason}" for reason, names in scores.missing.items())
+
+
+def joined(names: Sequence[str]) -> str:
+    """Return names as people list them."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def headlines(measured: Measured | None) -> list[Headline]:
     """Return the numbers at the top of the page, each with its interval, its count and who judged."""
     if measured is None:
         return []
     scores = measured.scores
-    network, count, samples, floor = scores.features.name, scores.count, scores.samples, scores.floor
-    made = [
-        Headline(
-            "Fréchet distance",
-            *rounded(samples.frechet),
-            f"squared, in features of {network}, {count:,} samples against {count:,} test images; lower is better, and "
-            f"real images get {rounded(floor.frechet)[0]}",
-        )
-    ]
-    if scores.accuracy is not None:
-        score, yardstick = scores.accuracy.score, scores.accuracy.yardstick
-        beside = f"; trained on real images it gets {rounded(yardstick, percent=True)[0]}" if yardstick else ""
-        made.append(
-            Headline(
-                "Classification accuracy",
-                *rounded(score, percent=True),
-                f"on {score.count:,} test images, of a classifier that was trained on {scores.accuracy.examples:,} "
-                f"samples alone{beside}",
-            )
-        )
+    made: list[Headline] = []
+    if isinstance(scores.features, FeatureCard):
+        made += _feature_headlines(scores.samples, scores.floor, scores.features.name)
+    if isinstance(scores.accuracy, AccuracyReport):
+        made.append(_accuracy_headline(scores.accuracy))
+    held_out = measured.loss_test.network
     made += [
         Headline(
-            "Precision",
-            *rounded(samples.precision, percent=True),
-            f"of {samples.precision.count:,} samples look real, in features of {network}; of real images "
-            f"{rounded(floor.precision, percent=True)[0]}",
-        ),
-        Headline(
-            "Recall",
-            *rounded(samples.recall, percent=True),
-            f"of {samples.recall.count:,} test images are within the samples' reach, in features of {network}; "
-            f"real images reach {rounded(floor.recall, percent=True)[0]}",
-        ),
-        Headline(
             "Held-out loss",
-            *rounded(measured.loss_test.network),
-            f"on {measured.loss_test.network.count:,} test images; on training images "
+            *rounded(held_out),
+            f"on {counted(held_out.count, 'test image')}; on training images "
             f"{rounded(measured.loss_train.network)[0]}, and predicting 0 gives {rounded(measured.loss_test.zero)[0]}",
         ),
         Headline(
             "Sampling",
             duration(measured.seconds_per_image),
             f"{measured.evaluations} evaluations",
-            f"an image, over {measured.samples:,} images; {measured.settings}",
+            f"an image, over {counted(measured.samples, 'image')}; {measured.settings}",
         ),
     ]
     return made
+
+
+def _feature_headlines(samples: Comparison, floor: Comparison, network: str) -> Iterator[Headline]:
+    if isinstance(samples.frechet, Score) and isinstance(floor.frechet, Score):
+        count = f"{samples.frechet.count:,}"
+        yield Headline(
+            "Fréchet distance",
+            *rounded(samples.frechet),
+            f"squared, in features of {network}, {count} samples against {count} test images; lower is better, and "
+            f"real images get {rounded(floor.frechet)[0]}",
+        )
+    if isinstance(samples.precision, Score) and isinstance(floor.precision, Score):
+        yield Headline(
+            "Precision",
+            *rounded(samples.precision, percent=True),
+            f"of {samples.precision.count:,} samples look real, in features of {network}; of real images "
+            f"{rounded(floor.precision, percent=True)[0]}",
+        )
+    if isinstance(samples.recall, Score) and isinstance(floor.recall, Score):
+        yield Headline(
+            "Recall",
+            *rounded(samples.recall, percent=True),
+            f"of {samples.recall.count:,} test images are within the samples' reach, in features of {network}; "
+            f"real images reach {rounded(floor.recall, percent=True)[0]}",
+        )
+
+
+def _accuracy_headline(accuracy: AccuracyReport) -> Headline:
+    beside = ""
+    if accuracy.yardstick is not None:
+        beside = f"; trained on real images it gets {rounded(accuracy.yardstick, percent=True)[0]}"
+    return Headline(
+        "Classification accuracy",
+        *rounded(accuracy.score, percent=True),
+        f"on {counted(accuracy.score.count, 'test image')}, of a classifier that was trained on "
+        f"{counted(accuracy.examples, 'sample')} alone{beside}",
+    )
 
 
 def metrics(measured: Measured | None) -> Metrics | None:
@@ -171,22 +200,26 @@ def metrics(measured: Measured | None) -> Metrics | None:
     if measured is None:
         return None
     scores = measured.scores
-    rows = [*_comparisons(measured), _copying(scores.copying)]
+    rows = list(_comparisons(measured))
+    if isinstance(scores.copying, Score):
+        rows.append(_copying(scores.copying))
     bars: list[Bar] = []
     judged = [*vars(scores.samples).values(), scores.copying]
-    if (accuracy := scores.accuracy) is not None:
+    if isinstance(accuracy := scores.accuracy, AccuracyReport):
         judged.append(accuracy.score)
         real = "–" if accuracy.yardstick is None else spoken(accuracy.yardstick, percent=True)
         text = (
-            f"Accuracy on real test images of a classifier trained on {accuracy.examples:,} samples alone; in the next "
-            "column, of the same classifier trained on as many real images."
+            f"Accuracy on real test images of a classifier trained on {counted(accuracy.examples, 'sample')} alone; in "
+            "the next column, of the same classifier trained on as many real images."
         )
         name, value = "Classification accuracy score", spoken(accuracy.score, percent=True)
         rows.append(Metric(name, "higher", value, real, f"{accuracy.score.count:,}", text))
         named = accuracy.per_class.items()
         bars = [Bar(name, 100 * score.value, spoken(score, percent=True)) for name, score in named]
-    notes = tuple(dict.fromkeys(score.note for score in judged if score.note))
-    return Metrics(tuple(rows), tuple(bars), scores.features, spoken(scores.features.accuracy, percent=True), notes)
+    notes = tuple(dict.fromkeys(score.note for score in judged if isinstance(score, Score) and score.note))
+    card = scores.features if isinstance(scores.features, FeatureCard) else None
+    right = "" if card is None else spoken(card.accuracy, percent=True)
+    return Metrics(tuple(rows), tuple(bars), card, right, notes, missing(scores))
 
 
 def _comparisons(measured: Measured) -> Iterator[Metric]:
@@ -219,6 +252,8 @@ def _comparisons(measured: Measured) -> Iterator[Metric]:
         ),
     ):
         score, floor = getattr(ours, field), getattr(real, field)
+        if isinstance(score, Missing) or isinstance(floor, Missing):
+            continue
         texts = (spoken(score, percent=percent), spoken(floor, percent=percent))
         yield Metric(name, better, *texts, f"{score.count:,}", definition)
 

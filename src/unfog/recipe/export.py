@@ -1,4 +1,9 @@
-"""Samples as PNG files that tell how they were made, so that they can be made again."""
+"""Samples as files that tell how they were made, so that they can be made again.
+
+A sample of 1, 3 or 4 channels is a PNG file with the record of its making inside: grey, RGB, or RGB with alpha. PNG
+has no room for other numbers of channels; such a sample is a NumPy file ``(C, H, W)`` uint8, as data sets of bands are,
+with its record beside it as JSON.
+"""
 
 import json
 import math
@@ -11,7 +16,7 @@ from typing import Any
 import torch
 
 from unfog.checkpoint import JSON
-from unfog.images import read_png_text, tile, write_png
+from unfog.images import PNG_CHANNELS, read_png_text, tile, write_array, write_png
 from unfog.pipeline import SampleRequest, Samples, SampleSettings
 from unfog.recipe.plain import decode, encode
 from unfog.recipe.run import Run, StoredWeights
@@ -20,12 +25,15 @@ KEYWORD = "unfog"
 """Keyword of the text in a PNG file."""
 
 SHOWN = 256
-"""Most samples that a grid shows."""
+"""Most pictures in a grid."""
+
+GRID = "grid.png"
+"""Name of the grid beside the samples."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a PNG file says of its making.
+    """What the file of a sample says of its making.
 
     Attributes:
         request: of this one sample.
@@ -47,30 +55,60 @@ def origin_of(run: Run, weights: StoredWeights) -> dict[str, JSON]:
     }
 
 
+def file_names(channels: int, request: SampleRequest) -> list[str]:
+    """Return the names of the files that ``save_images`` writes for samples: ``000000.png`` and so on, or ``.npy``."""
+    suffix = ".png" if channels in PNG_CHANNELS else ".npy"
+    return [f"{request.first + k:06d}{suffix}" for k in range(request.count)]
+
+
 def save_images(
     samples: Samples, folder: Path, *, classes: tuple[str, ...] = (), origin: Mapping[str, JSON] | None = None
 ) -> list[Path]:
     """Write each sample as ``000000.png`` and so on, and a grid of them as ``grid.png``.
 
+    Samples of other than 1, 3 or 4 channels are written as ``000000.npy``, each with its record in ``000000.json``.
+
     Args:
-        samples: pictures with 1 or 3 channels.
+        samples: pictures ``(N, C, H, W)``.
         folder: made if it is not there; files of the same names are replaced.
         classes: names of the classes.
         origin: which model made them, from ``origin_of``.
 
     Returns:
-        The files, the grid last.
+        The files of the samples, and the grid last.
     """
-    paths = []
-    for k, image in enumerate(samples.x):
-        path = folder / f"{samples.request.first + k:06d}.png"
-        write_png(path, image, {KEYWORD: _text(samples, k, 1, classes, origin)})
-        paths.append(path)
-    shown = samples.x[:SHOWN]
-    grid = folder / "grid.png"
-    text = _text(samples, 0, len(samples.x), classes, origin)
-    write_png(grid, tile(shown, columns_for(len(shown), classes, samples.request)), {KEYWORD: text})
+    paths = [folder / name for name in file_names(samples.x.shape[1], samples.request)]
+    for k, (image, path) in enumerate(zip(samples.x, paths, strict=True)):
+        record = _text(samples, k, 1, classes, origin)
+        if path.suffix == ".png":
+            write_png(path, image, {KEYWORD: record})
+        else:
+            write_array(path, image, record)
+    grid = folder / GRID
+    save_grid(samples, grid, classes=classes, origin=origin)
     return [*paths, grid]
+
+
+def save_grid(
+    samples: Samples, path: Path, *, classes: tuple[str, ...] = (), origin: Mapping[str, JSON] | None = None
+) -> None:
+    """Write samples as one picture of at most 256.
+
+    Samples of other than 1, 3 or 4 channels stand one a row, with a column for each channel, in grey.
+
+    Args:
+        samples: pictures ``(N, C, H, W)``.
+        path: the file; one of that name is replaced.
+        classes: names of the classes.
+        origin: which model made them, from ``origin_of``.
+    """
+    count, channels = samples.x.shape[:2]
+    if channels in PNG_CHANNELS:
+        shown = samples.x[:SHOWN]
+        columns = columns_for(len(shown), classes, samples.request)
+    else:
+        shown, columns = samples.x[: max(1, SHOWN // channels)].flatten(0, 1)[:, None], channels  # (N C, 1, H, W)
+    write_png(path, tile(shown, columns), {KEYWORD: _text(samples, 0, count, classes, origin)})
 
 
 def columns_for(count: int, classes: tuple[str, ...], request: SampleRequest) -> int:
@@ -80,14 +118,15 @@ def columns_for(count: int, classes: tuple[str, ...], request: SampleRequest) ->
 
 
 def read_record(path: Path) -> Record:
-    """Return what a PNG file says of its making.
+    """Return what the file of a sample says of its making.
+
+    Args:
+        path: a PNG file, a NumPy file with its record beside it, or that record.
 
     Raises:
-        ValueError: if it is no PNG file, or not one sample made by Unfog.
+        ValueError: if it is none of them, or not one sample made by Unfog.
     """
-    text = read_png_text(path).get(KEYWORD)
-    if text is None:
-        raise ValueError(f"{path} does not say how it was made; only samples written by Unfog do")
+    text = _stored_text(path)
     try:
         told = json.loads(text)
         index, count, label, seed = (told[name] for name in ("index", "count", "label", "seed"))
@@ -98,6 +137,19 @@ def read_record(path: Path) -> Record:
     if count != 1:
         raise ValueError(f"{path} is a grid of {count} samples; give the file of one sample")
     return Record(SampleRequest(1, label, seed, index, settings), origin)
+
+
+def _stored_text(path: Path) -> str:
+    if path.suffix in (".npy", ".json"):
+        record = path.with_suffix(".json")
+        path.open("rb").close()  # says so where there is no such file
+        if not record.exists():
+            raise ValueError(f"{path} does not say how it was made: its record {record.name} is not beside it")
+        return record.read_text(encoding="utf-8")
+    text = read_png_text(path).get(KEYWORD)
+    if text is None:
+        raise ValueError(f"{path} does not say how it was made; only samples written by Unfog do")
+    return text
 
 
 def _text(samples: Samples, k: int, count: int, classes: tuple[str, ...], origin: Mapping[str, JSON] | None) -> str:

@@ -35,6 +35,7 @@ from unfog.diffusion.weighting import Constant, EDMWeight, MinSNR, Sigmoid, Weig
 from unfog.sampling.gaussian import DDIM, DDPM, DPMSolverPP2M, Heun
 from unfog.sampling.grid import Karras, Leading, Linspace, LogSNRUniform, Quadratic, TimeGrid, Trailing
 from unfog.sampling.sampler import Sampler
+from unfog.training.ema import Average, Exponential, Power
 from unfog.training.optim import Constant as ConstantRate
 from unfog.training.optim import Cosine as CosineRate
 from unfog.training.optim import Decay, InverseSqrt, LinearToZero
@@ -124,10 +125,11 @@ KINDS: Mapping[Any, Mapping[str, type]] = {
         "inverse_sqrt": InverseSqrt,
         "linear_to_zero": LinearToZero,
     },
+    float | Average: {"power": Power, "exponential": Exponential},
     UNetConfig | DiTConfig: {"unet": UNetConfig, "dit": DiTConfig},
     TimeEmbedding: {"sinusoidal": Sinusoidal, "fourier": Fourier},
 }
-"""The classes of each type that a recipe leaves open, by name."""
+"""The classes of each type that a recipe leaves open, by name; a type with ``float`` in it may be a number as well."""
 
 SHORTHANDS: Mapping[Any, Mapping[str, Mapping[str, JSON]]] = {
     Sampler: {

@@ -19,6 +19,7 @@ from unfog.recipe.plain import (
     expand,
     fields_of,
     is_node,
+    is_number,
     node_class,
     required,
     unknown,
@@ -143,7 +144,7 @@ def _assign(tree: Any, path: str, value: JSON) -> None:
             node[name] = _replacement(kinds[name], node.get(name), value, at)
             return
         declared, here = _node_type(kinds[name]), at
-        if declared is None:
+        if declared is None or is_number(declared, node.get(name)):
             raise RecipeError(path, f"{at} has no settings of its own; expected {at}=, {describe(kinds[name])}")
         if node.get(name) is None:
             raise RecipeError(path, f"{at} is not chosen yet; give {at}=, {describe(kinds[name])}, before it")
@@ -154,7 +155,7 @@ def _assign(tree: Any, path: str, value: JSON) -> None:
 def _replacement(declared: Any, old: JSON, new: JSON, path: str) -> JSON:
     """Return what a node becomes: the new value, with what only the data can say."""
     declared = _node_type(declared)
-    if declared is None or new is None:
+    if declared is None or new is None or is_number(declared, new):
         return new
     node = expand(declared, new, path)
     kept = [name.rpartition(".")[2] for name in FROM_DATA if name.rpartition(".")[0] == path]

@@ -22,8 +22,8 @@ def encode(value: Any, declared: Any) -> JSON:
 
     Args:
         value: of the declared type.
-        declared: the type of the field that holds it: a dataclass, one of ``kinds.KINDS``, or a scalar or tuple of
-            scalars; each may be optional.
+        declared: the type of the field that holds it: a dataclass, one of ``kinds.KINDS``, a scalar, or a tuple of
+            any of these; each may be optional.
 
     Raises:
         TypeError: if a value is of a class that ``kinds`` does not list.
@@ -31,7 +31,10 @@ def encode(value: Any, declared: Any) -> JSON:
     if value is None:
         return None
     kind_of = required(declared)
-    if kind_of in KINDS:
+    element = _element(kind_of)
+    if element is not None:
+        return [encode(item, element) for item in value]
+    if kind_of in KINDS and not is_number(kind_of, value):
         value = _named_table(value)
         kinds = [name for name, cls in KINDS[kind_of].items() if cls is type(value)]
         if not kinds:
@@ -59,8 +62,13 @@ def decode(declared: Any, plain: JSON, path: str = "") -> Any:
     if plain is None and _optional(declared):
         return None
     kind_of = required(declared)
-    if not is_node(kind_of):
-        return _scalar(declared, plain, path)
+    element = _element(kind_of)
+    if element is not None:
+        if not isinstance(plain, list):
+            raise RecipeError(path, f"expected {describe(declared)}, got {shown(plain)}")
+        return tuple(decode(element, item, f"{path}[{place}]") for place, item in enumerate(plain))
+    if not is_node(kind_of) or is_number(kind_of, plain):
+        return _scalar(float if kind_of in KINDS else declared, plain, path)
     plain = expand(kind_of, plain, path)
     cls = node_class(kind_of, plain)
     known = fields_of(cls)
@@ -93,12 +101,10 @@ def expand(kind_of: Any, plain: JSON, path: str) -> dict[str, JSON]:
         plain = {"kind": plain}
     kind = plain.get("kind") if isinstance(plain, dict) else None
     if not isinstance(plain, dict) or not isinstance(kind, str):
-        allowed = ", ".join(names(kind_of))
-        raise RecipeError(path, f"expected one of {allowed}, or a mapping with such a kind, got {shown(plain)}")
+        raise RecipeError(path, f"expected {describe(kind_of)}, or a mapping with such a kind, got {shown(plain)}")
     name = kind.replace("-", "_").lower()
     if name not in names(kind_of):
-        allowed = ", ".join(names(kind_of))
-        raise RecipeError(path, f"expected one of {allowed}, got {kind!r}{did_you_mean(name, names(kind_of))}")
+        raise RecipeError(path, f"expected {describe(kind_of)}, got {kind!r}{did_you_mean(name, names(kind_of))}")
     return {**SHORTHANDS.get(kind_of, {}).get(name, {"kind": name}), **{k: v for k, v in plain.items() if k != "kind"}}
 
 
@@ -151,7 +157,11 @@ def describe(declared: Any) -> str:
     """Say what a field takes, for people."""
     kind_of, ending = required(declared), " or null" if _optional(declared) else ""
     if kind_of in KINDS:
-        return f"one of {', '.join(names(kind_of))}{ending}"
+        number = "a number, or " if float in get_args(kind_of) else ""
+        return f"{number}one of {', '.join(names(kind_of))}{ending}"
+    element = _element(kind_of)
+    if element is not None:
+        return f"a list, each of it {describe(element)}{ending}"
     if get_origin(kind_of) is tuple:
         inner = get_args(kind_of)
         count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
@@ -225,6 +235,17 @@ def _optional(declared: Any) -> bool:
 def is_node(kind_of: Any) -> bool:
     """Tell whether values of a type have settings of their own."""
     return kind_of in KINDS or dataclasses.is_dataclass(kind_of)
+
+
+def is_number(kind_of: Any, value: Any) -> bool:
+    """Tell whether a value of one of ``kinds.KINDS`` is a number, where that may be."""
+    return float in get_args(kind_of) and isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _element(kind_of: Any) -> Any:
+    """Return the type of the nodes in a tuple of any length of them, or None for everything else."""
+    inner = get_args(kind_of) if get_origin(kind_of) is tuple else ()
+    return inner[0] if inner[1:] == (Ellipsis,) and is_node(inner[0]) else None
 
 
 def _has_no_default(field: "dataclasses.Field[Any]") -> bool:

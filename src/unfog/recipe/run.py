@@ -33,15 +33,20 @@ from unfog.recipe.build import build_network, build_pipeline, fit_to_data
 from unfog.recipe.data import Data, open_data
 from unfog.recipe.errors import RecipeError
 from unfog.recipe.load import differences, dump, load, override
+from unfog.recipe.plain import encode
 from unfog.recipe.schema import Recipe
-from unfog.training.ema import format_length
+from unfog.recipe.trackers import require_trackers
+from unfog.training.ema import Average, average_of
 from unfog.training.log import read_log
 from unfog.training.run import LOG
+from unfog.training.settings import SETTINGS, require_same_settings
 
 RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
 FORMAT = 1
-CHANGEABLE = ("train.steps", "save.")
+CHANGEABLE = ("train.steps", "train.parallel", "train.micro_batch", "save.", "data.max_bad")
 """Settings that may change when a run is resumed, by the beginning of their path."""
+_LASTING = ("network", "schedule", "parameterization", "times", "weight", "condition", "train")
+"""Parts of a recipe that decide what is learned; which data they are is told by a fingerprint."""
 
 
 class RunError(ValueError):
@@ -49,7 +54,7 @@ class RunError(ValueError):
 
 
 class Weights(Enum):
-    """Which weights of a run are meant, besides an average of a given length."""
+    """Which weights of a run are meant, besides a given average."""
 
     OF_RECIPE = "those that the recipe samples from"
     OF_LAST_STEP = "those of the last step"
@@ -118,6 +123,11 @@ class StoredWeights:
     sha256: str
     tensors: Mapping[str, Tensor]
 
+    @staticmethod
+    def of(group: str, step: int, tensors: Mapping[str, Tensor]) -> "StoredWeights":
+        """Return weights with their SHA-256; the tensors lie on the CPU."""
+        return StoredWeights(group, step, _sha256(tensors), tensors)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -146,7 +156,9 @@ class Run:
         Raises:
             FileExistsError: if the folder holds a run, or anything else.
             ValueError: if the recipe does not fit the data.
+            ImportError: if a library is missing that the recipe's trackers need.
         """
+        require_trackers(recipe.save)
         card = DataCard.of(info)
         recipe = fit_to_data(recipe, card.shape, card.classes)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -198,6 +210,7 @@ class Run:
 
         Raises:
             RecipeError: if anything else would change.
+            ImportError: if a library is missing that the trackers need.
         """
         recipe = override(self.recipe, assignments)
         changes = differences(self.recipe, recipe)
@@ -205,9 +218,11 @@ class Run:
         if refused:
             raise RecipeError(
                 refused[0],
-                f"a run that is resumed keeps its recipe, save train.steps and save.*; {', '.join(refused)} would "
-                f"change: start another run for that, or leave it out",
+                f"a run that is resumed keeps its recipe, save train.steps, train.parallel, train.micro_batch, "
+                f"data.max_bad and save.*; {', '.join(refused)} would change: start another run for that, or leave it "
+                f"out",
             )
+        require_trackers(recipe.save)
         return replace(self, recipe=recipe)
 
     def save_recipe(self) -> None:
@@ -222,7 +237,7 @@ class Run:
             ValueError: if they cannot be opened.
             ImportError: if a library that they need is missing.
         """
-        data = open_data(self.recipe.data)
+        data = open_data(self.recipe.data, labelled=self.recipe.condition.classes)
         before, now = self.manifest.data, DataCard.of(data.train.info)
         if before.fingerprint != now.fingerprint:
             raise RunError(
@@ -232,23 +247,25 @@ class Run:
             )
         return data
 
-    def weights(self, which: Weights | float = Weights.OF_RECIPE) -> StoredWeights:
+    def weights(self, which: Weights | float | Average = Weights.OF_RECIPE) -> StoredWeights:
         """Read weights from the newest whole checkpoint.
 
         Args:
-            which: the recipe's average, the last step's, or the average of a length in ``recipe.train.ema``.
+            which: the recipe's average, the last step's, or an average of ``recipe.train.ema``; a number is the length
+                of an ``ema.Power``.
 
         Raises:
             ValueError: if the run keeps no such average.
+            ValueError: if the checkpoint is of a run with another recipe.
             FileNotFoundError: if it has saved nothing yet.
             DamagedCheckpointError: if all checkpoints are damaged.
         """
         group = self._group(which)
         state = read_checkpoint(self.folder, [group])
-        tensors = state.tensors[group]
-        return StoredWeights(group, state.step, _sha256(tensors), tensors)
+        require_same_settings(state.numbers.get(SETTINGS), lasting_settings(self.recipe))
+        return StoredWeights.of(group, state.step, state.tensors[group])
 
-    def network(self, which: Weights | float | StoredWeights = Weights.OF_RECIPE) -> nn.Module:
+    def network(self, which: Weights | float | Average | StoredWeights = Weights.OF_RECIPE) -> nn.Module:
         """Return the network with weights from the newest whole checkpoint; raises as ``weights`` does."""
         weights = which if isinstance(which, StoredWeights) else self.weights(which)
         network = initial_network(self.recipe)
@@ -256,7 +273,7 @@ class Run:
         network.load_state_dict(weights.tensors)
         return network.eval()
 
-    def pipeline(self, which: Weights | float | StoredWeights = Weights.OF_RECIPE) -> Pipeline:
+    def pipeline(self, which: Weights | float | Average | StoredWeights = Weights.OF_RECIPE) -> Pipeline:
         """Return what samples from the run; raises as ``weights`` does."""
         network, card = self.network(which).to(default_device()), self.manifest.data
         return build_pipeline(self.recipe, network, card.shape, card.classes)
@@ -266,13 +283,25 @@ class Run:
         path = self.folder / LOG
         return read_log(path) if path.exists() else []
 
-    def _group(self, which: Weights | float) -> str:
-        length = self.recipe.average if which is Weights.OF_RECIPE else which
-        if length is None or isinstance(length, Weights):
+    def _group(self, which: Weights | float | Average) -> str:
+        average = self.recipe.average if which is Weights.OF_RECIPE else which
+        if average is None or isinstance(average, Weights):
             return "model"
-        kept = self.recipe.train.ema
-        require(length in kept, f"one of the averages that {self.folder} keeps, {list(kept)}, got {length}")
-        return f"ema-{format_length(length)}"
+        train = self.recipe.train
+        kept = average_of(average) in train.averages
+        require(kept, f"one of the averages that {self.folder} keeps, {list(train.ema)}, got {average}")
+        return average_of(average).name
+
+
+def lasting_settings(recipe: Recipe) -> dict[str, JSON]:
+    """Return the settings that a run keeps, by which its checkpoints are told from those of others."""
+    tree = encode(recipe, Recipe)
+    assert isinstance(tree, dict)
+    lasting = {name: tree[name] for name in _LASTING}
+    train = lasting["train"]
+    assert isinstance(train, dict)
+    lasting["train"] = {name: value for name, value in train.items() if not f"train.{name}".startswith(CHANGEABLE)}
+    return {**lasting, "data": {"flip": recipe.data.flip}}
 
 
 def initial_network(recipe: Recipe) -> nn.Module:

@@ -6,6 +6,8 @@ The values of the tree are the library's own: schedules, parameterizations, samp
 
 from dataclasses import dataclass, field
 
+from unfog.data.gate import MAX_BAD
+from unfog.data.image import colour
 from unfog.diffusion.checks import require
 from unfog.diffusion.nn.dit import DiTConfig
 from unfog.diffusion.nn.unet import UNetConfig
@@ -15,6 +17,7 @@ from unfog.diffusion.times import Times
 from unfog.diffusion.weighting import Weight
 from unfog.pipeline import SampleSettings
 from unfog.training.config import TrainConfig
+from unfog.training.ema import Average, average_of
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,15 @@ class DataConfig:
     Attributes:
         path: a name ("digits", "mnist"), a folder, a file, or "hf:owner/name".
         size: side of the square that pictures are brought to; None keeps them as they are.
-        channels: 1 (grey) or 3 (colour); None takes what the pictures have.
+        channels: 1 (grey), 3 (colour) or 4 (colour with alpha), of arrays as many as they have; None takes what the
+            pictures have, without alpha.
         flip: whether pictures are mirrored at random.
         holdout: share of the examples kept back for tests where the source has no test split, in (0, 1).
         limit: use at most so many examples of each part, each class in proportion; None uses all.
+        max_bad: share of the pictures that may be unreadable, in [0, 1]; they are left out and named. More of them
+            stop the run before its first step.
+        background: the colour on which transparent pixels are composited: a name or "#rrggbb".
+        value_range: of arrays that are not uint8, and of pictures of floats: the numbers that mean black and white.
     """
 
     path: str
@@ -36,13 +44,21 @@ class DataConfig:
     flip: bool = False
     holdout: float = 0.1
     limit: int | None = None
+    max_bad: float = MAX_BAD
+    background: str = "white"
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.path), "a data path or name, got an empty one")
         require(self.size is None or self.size >= 1, f"a size of at least 1 pixel, got {self.size}")
-        require(self.channels in (None, 1, 3), f"channels of 1 or 3, got {self.channels}")
+        require(self.channels is None or self.channels >= 1, f"channels of at least 1, got {self.channels}")
         require(0 < self.holdout < 1, f"a holdout in (0, 1), got {self.holdout}")
         require(self.limit is None or self.limit >= 1, f"a limit of at least 1 example, got {self.limit}")
+        require(0 <= self.max_bad <= 1, f"a max_bad in [0, 1], got {self.max_bad}")
+        colour(self.background)
+        if self.value_range is not None:
+            low, high = self.value_range
+            require(low < high, f"a value_range of black < white, got {self.value_range}")
 
 
 @dataclass(frozen=True)
@@ -69,15 +85,26 @@ class SaveConfig:
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines of the log.
         keep: checkpoints that stay.
+        preview_every: steps between pictures of samples in the run folder; None draws none.
+        tensorboard: whether the log is also written as TensorBoard event files.
+        wandb: project of Weights & Biases that the log is also sent to; None sends nothing.
     """
 
     checkpoint_every: int = 500
     log_every: int = 10
     keep: int = 2
+    preview_every: int | None = None
+    tensorboard: bool = False
+    wandb: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every", "log_every", "keep"):
             require(getattr(self, name) >= 1, f"{name} of at least 1, got {getattr(self, name)}")
+        require(
+            self.preview_every is None or self.preview_every >= 1,
+            f"preview_every of at least 1 step, or None for no previews, got {self.preview_every}",
+        )
+        require(self.wandb is None or bool(self.wandb), "the name of a project for wandb, or None, got an empty one")
 
 
 @dataclass(frozen=True)
@@ -118,7 +145,8 @@ class Recipe:
         condition: what the model is conditioned on.
         train: optimiser steps, batch, precision, averages.
         sample: how to sample unless a request says otherwise.
-        average: length of the average (EMA) that is sampled from; None takes the weights of the last step.
+        average: which average of ``train.ema`` is sampled from, a number being the length of an ``ema.Power``; None
+            takes the weights of the last step.
         evaluation: how the run is measured at its end.
         save: what is written, and when.
     """
@@ -134,15 +162,15 @@ class Recipe:
     train: TrainConfig
     sample: SampleSettings
     condition: ConditionConfig = field(default_factory=ConditionConfig)
-    average: float | None = 0.05
+    average: float | Average | None = 0.05
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     save: SaveConfig = field(default_factory=SaveConfig)
 
     def __post_init__(self) -> None:
         self.parameterization.check(self.schedule)
         require(
-            self.average is None or self.average in self.train.ema,
-            f"an average among the lengths in train.ema, {self.train.ema}, or None, got {self.average}",
+            self.average is None or average_of(self.average) in self.train.averages,
+            f"an average among those in train.ema, {self.train.ema}, or None, got {self.average}",
         )
         unguided = self.condition.classes and self.condition.dropout == 0
         require(

@@ -3,7 +3,8 @@
 Sources:
     Ho, Jain, Abbeel 2020 (arXiv 2006.11239), eqs. 6, 7, 11 and section 3.2: ancestral sampling with either variance.
     Song, Meng, Ermon 2021 (2010.02502), eqs. 12 and 16: DDIM. Karras et al. 2022 (2206.00364), algorithm 1: Heun.
-    Lu et al. 2022 (2211.01095), algorithm 2: DPM-Solver++(2M), and appendix on SDE-DPM-Solver++.
+    Lu et al. 2022 (2211.01095), algorithm 2: DPM-Solver++(2M), and appendix on SDE-DPM-Solver++. Xue et al. 2023
+    (2309.05019): the reverse SDE with a variance of its own, for DPM-Solver++ between ODE and SDE.
 """
 
 import math
@@ -114,6 +115,17 @@ class DPMSolverPP2M(TableSampler):
     With h the step in log(alpha / sigma) and r the previous step over h, x0 is replaced by
     ``(1 + 1 / (2r)) x0_n - 1 / (2r) x0_{n-1}``. The first step is of first order, and so are the steps to sigma = 0,
     where h is infinite, and after one from alpha = 0, where the previous one was.
+
+    It solves the reverse SDE with eta times its noise, whose marginals are those of the process for every eta. With l
+    for log(alpha / sigma) and w for Brownian motion in l, ``z = x / sigma`` obeys
+
+        dz = (-eta^2 z + (1 + eta^2) e^l x0) dl + sqrt(2) eta dw.
+
+    For constant x0 a step therefore keeps ``e^(-eta^2 h)`` of z and adds noise of variance ``1 - e^(-2 eta^2 h)``; two
+    steps are then one of their joint length. DDIM keeps ``sqrt(1 - eta^2 (1 - e^(-2h)))``, the same at 0 and 1. In
+    between its noise is that of the SDE up to h^2 a step: the marginals would still be of second order, for they do
+    not depend on eta, but what is left of the start in the end, and with it how samples follow from their noise, only
+    of first. As with the published SDE form, the path for one given w is of first order wherever noise is injected.
     """
 
     eta: float = 0.0
@@ -128,5 +140,10 @@ class DPMSolverPP2M(TableSampler):
             h = s.half_log_snr - t.half_log_snr
             extra = 0.0 if math.isinf(h) else h / (2.0 * previous)
             weights = (1.0 + extra, -extra) if extra else (1.0,)
-            yield Row(t.t, (transition(t, s, eta=self.eta, weights=weights),), s.t)
+            yield Row(t.t, (transition(t, s, eta=_eta_of_step(self.eta, h), weights=weights),), s.t)
             previous = h
+
+
+def _eta_of_step(eta: float, h: float) -> float:
+    """Return the eta with which a transition over h keeps ``e^(-eta^2 h)`` of the noise."""
+    return eta if eta in (0.0, 1.0) else math.sqrt(math.expm1(-2.0 * eta**2 * h) / math.expm1(-2.0 * h))

@@ -68,17 +68,21 @@ class Leading(TimeGrid):
         index = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (self.levels // steps) + self.offset
         room = self.levels - (steps - 1) * (self.levels // steps)
         require(self.offset < room, f"an offset below {room} for {steps} steps, not {self.offset}")
-        if not isinstance(schedule, Tabulated):
-            return (index + 1) / self.levels
-        require(schedule.levels == self.levels, f"the {schedule.levels} levels of the schedule, not {self.levels}")
-        times = schedule.time_of(index)
+        times = _time_of_level(index, self.levels, schedule)
         require(times[-1].item() > 0, "an offset of at least 1 on a schedule that ends at its first level")
         return times
 
 
 @dataclass(frozen=True)
 class Linspace(TimeGrid):
-    """Uniform from the last to the first level, both included."""
+    """Uniform from the last to the first level, both included; between levels where ``levels - 1`` is no multiple.
+
+    A table must have as many levels, and its clean end below the first: one that ends at its first level would be
+    evaluated at t = 0.
+
+    Attributes:
+        levels: trained levels of the discrete model.
+    """
 
     levels: int = 1000
 
@@ -86,7 +90,10 @@ class Linspace(TimeGrid):
         require(self.levels >= 2, f"levels >= 2, not {self.levels}")
 
     def nodes(self, schedule: Schedule, steps: int) -> Tensor:
-        return torch.linspace(1.0, 1.0 / self.levels, steps, dtype=torch.float64)
+        index = torch.linspace(self.levels - 1, 0, steps, dtype=torch.float64)
+        times = _time_of_level(index, self.levels, schedule)
+        require(times[-1].item() > 0, "a schedule that goes on below its first level, or another grid: trailing")
+        return times
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,14 @@ class Karras(TimeGrid):
         low, high, points = _range(self.sigma_min, self.sigma_max, schedule, steps)
         roots = torch.linspace(high ** (1 / self.rho), low ** (1 / self.rho), points, dtype=torch.float64)
         return _at(roots[:steps] ** self.rho, schedule)
+
+
+def _time_of_level(index: Tensor, levels: int, schedule: Schedule) -> Tensor:
+    """Return the times of levels counted from 0; a schedule that is no table is cut into as many."""
+    if not isinstance(schedule, Tabulated):
+        return (index + 1) / levels
+    require(schedule.levels == levels, f"levels={schedule.levels} as the schedule has, not {levels}")
+    return schedule.time_of(index)
 
 
 def _check_range(sigma_min: float, sigma_max: float) -> None:

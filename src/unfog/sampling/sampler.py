@@ -87,13 +87,13 @@ class TableSampler(Sampler):
     ) -> Iterator[Step]:
         require(len(rng) == len(x), f"one key per sample: {len(x)}, not {len(rng)}")
         rows = self.table(denoiser.process.schedule, times)
-        denoiser = denoiser.begin()
         depth = max(len(move.x0) for row in rows for move in row.moves)
         noise = _noise(rows, x, rng)
         # Times stay float64 where the device has it, so that a level of a table is met exactly.
         dtype = torch.float32 if x.device.type == "mps" else torch.float64
         evaluated = torch.tensor([row.t for row in rows], dtype=dtype).to(x.device).unbind()
         reached = torch.tensor([row.s for row in rows], dtype=dtype).to(x.device).unbind()
+        denoiser = denoiser.begin().prepared(evaluated)
         state, point, estimates = x, x, list[Tensor]()
         for index, row in enumerate(rows):
             x0 = denoiser(point, evaluated[index], cond).x0
@@ -113,6 +113,9 @@ def sample(
     denoiser: Denoiser, sampler: Sampler, times: Tensor, x: Tensor, cond: Cond | None = None, *, rng: Rng
 ) -> Tensor:
     """Run a sampler to its end and return the sample, shaped like ``x``.
+
+    Gradients flow from the sample through every evaluation to the noise, the condition and the network's weights, and
+    memory grows with the steps; where none are wanted, call it under ``torch.inference_mode()``.
 
     Args:
         denoiser: estimates x0.

@@ -17,6 +17,8 @@ Sources:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -34,7 +36,7 @@ class Node:
     alpha: float
     sigma: float
 
-    @property
+    @cached_property
     def half_log_snr(self) -> float:
         """``log(alpha / sigma)``, infinite at exact ends."""
         if self.alpha == 0:
@@ -78,10 +80,11 @@ def grid_nodes(schedule: Schedule, times: Tensor) -> list[Node]:
     """
     times = times.detach().to("cpu", torch.float64)
     require(times.ndim == 1 and len(times) >= 2, f"a grid of at least 2 times, not of shape {tuple(times.shape)}")
-    falling = bool((times.diff() < 0).all()) and float(times[-1]) >= 0 and float(times[0]) <= 1
-    require(falling, f"times that fall strictly within [0, 1], not {[round(v, 6) for v in times.tolist()]}")
-    values = zip(times.tolist(), schedule.alpha(times).tolist(), schedule.sigma(times).tolist(), strict=True)
-    return [Node(*value) for value in values]
+    values = times.tolist()
+    if not (values[0] <= 1 and values[-1] >= 0 and all(t > s for t, s in pairwise(values))):
+        raise ValueError(f"expected times that fall strictly within [0, 1], not {[round(v, 6) for v in values]}")
+    alpha, sigma = schedule.scales(times)
+    return [Node(*node) for node in zip(values, alpha.tolist(), sigma.tolist(), strict=True)]
 
 
 def log_kept(t: Node, s: Node, eta: float) -> float:

@@ -59,12 +59,20 @@ class Denoising(Task):
         return {"model": self.denoiser.network}
 
     def loss(self, batch: Batch, player: str, *, rng: Rng) -> Loss:
-        x0 = batch.values["x0"]
-        t = self.times.draw(rng, self.denoiser.process.schedule)
-        cond = self.conditioner.drop(self.conditioner(batch.values), rng)
-        errors = self.errors(x0, t, cond, rng=rng)
+        _, errors = self._drawn(batch, rng)
         total = (errors.weight * errors.prediction).mean()
         return Loss(total, {"error": errors.prediction.detach().mean()})
+
+    def describe(self, batch: Batch, player: str, *, rng: Rng) -> Mapping[str, Tensor]:
+        t, errors = self._drawn(batch, rng)
+        log_snr = self.denoiser.process.schedule.log_snr(t)
+        return {"t": t, "log_snr": log_snr, "loss": errors.weight * errors.prediction}
+
+    def _drawn(self, batch: Batch, rng: Rng) -> tuple[Tensor, Errors]:
+        """Return the times of the examples and the errors at them."""
+        t = self.times.draw(rng, self.denoiser.process.schedule)
+        cond = self.conditioner.drop(self.conditioner(batch.values), rng)
+        return t, self.errors(batch.values["x0"], t, cond, rng=rng)
 
     def errors(self, x0: Tensor, t: Tensor, cond: Cond, *, rng: Rng) -> Errors:
         """Return the errors at given times.
@@ -77,7 +85,7 @@ class Denoising(Task):
         """
         process, parameterization = self.denoiser.process, self.denoiser.parameterization
         noise = process.noise_like(x0, rng=rng)
-        alpha_t, sigma_t = process.schedule.alpha(t), process.schedule.sigma(t)
+        alpha_t, sigma_t = process.schedule.scales(t)
         target = parameterization.target(x0, noise, alpha_t, sigma_t)
         prediction = self.denoiser.predict(process.add_noise(x0, noise, t), t, cond)
         weight = self.weight.on(parameterization, alpha_t, sigma_t).to(x0.dtype)

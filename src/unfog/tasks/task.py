@@ -39,3 +39,14 @@ class Task(nn.Module, ABC):
             rng: one key per example; every draw must come from it (dropout inside networks excepted, which the
                 trainer seeds).
         """
+
+    def describe(self, batch: Batch, player: str, *, rng: Rng) -> Mapping[str, Tensor]:
+        """Return what is to be told of each example when a step fails (hook; nothing unless a task says something).
+
+        Called under the same circumstances as ``loss`` with the same arguments, without gradients.
+
+        Returns:
+            ``(B,)`` each, such as the noise level; ``loss`` is each example's own share of the loss, by which a failure
+            is traced to examples.
+        """
+        return {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from unfog.checkpoint import JSON, write_atomically
+from unfog.checkpoint import JSON, SaveError, write_atomically
 
 TIMING = frozenset({"seconds", "waited"})
 """Fields that differ between two runs of the same thing."""
@@ -36,13 +36,26 @@ class LogWriter:
         """Append a line, whole once this returns even if the process is killed afterwards.
 
         Numbers that are not finite become null: JSON has no others.
+
+        Raises:
+            SaveError: if it cannot be written; whatever there is of the line is dropped when the log is opened again.
         """
-        self._file.write(_text(record))
-        self._file.flush()
+        try:
+            self._file.write(_text(record))
+            self._file.flush()
+        except OSError as error:
+            raise SaveError.of(self._path, error) from error
 
     def sync(self) -> None:
-        """Force what was written to the disk."""
-        os.fsync(self._file.fileno())
+        """Force what was written to the disk.
+
+        Raises:
+            SaveError: if it cannot be.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise SaveError.of(self._path, error) from error
 
     def __enter__(self) -> Self:
         self._file = self._path.open("a", encoding="utf-8")
@@ -51,7 +64,11 @@ class LogWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:  # a line that could not be written is tried once more, and what stopped it is told already
+            if error is None:
+                raise
 
 
 def read_log(path: Path) -> list[dict[str, JSON]]:

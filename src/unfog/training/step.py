@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from unfog.training.failures import Failure
+
 
 @dataclass(frozen=True)
 class PlayerStep:
@@ -13,12 +15,14 @@ class PlayerStep:
         parts: what the task logged, means likewise.
         grad_norm: global norm of the gradient before clipping.
         applied: whether the update was made; it is not when the loss or the norm is not finite.
+        failure: why it was not made; None if it was.
     """
 
     loss: float
     parts: Mapping[str, float]
     grad_norm: float
     applied: bool
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -65,3 +69,8 @@ class TrainStep:
     def applied(self) -> bool:
         """Whether all players were updated."""
         return all(player.applied for player in self.players.values())
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Why players were not updated; none if all were."""
+        return [player.failure for player in self.players.values() if player.failure is not None]

@@ -7,6 +7,10 @@ micro-batch) inside a fork of torch's generator. What a run needs to continue is
 counters (``Trainer.state``), and a resumed run is equal to an uninterrupted one bit for bit on the same hardware,
 thread count and dtype.
 
+In a world of several processes each takes its contiguous part of a step's positions. Gradients, the loss and its parts
+are summed over the processes (``spread``), so that all of them see the same numbers and decide alike, and the result is
+that of one process but for rounding. Buffers follow process 0, which has seen its own part only.
+
 Compiling happens in place, module by module (``nn.Module.compile`` of each player): the loop, the task's loss and the
 optimiser stay ordinary Python, and the names of the weights do not change.
 
@@ -21,24 +25,27 @@ because whether the norm is finite decides whether the step is applied at all.
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unfog.checkpoint import JSON, RunState, require_same_tensors
 from unfog.data.batch import Batch, Batches
 from unfog.diffusion.checks import require
 from unfog.diffusion.random import Rng, seed_of
 from unfog.tasks.task import Loss, Task
-from unfog.training.config import Precision, TrainConfig
-from unfog.training.ema import PowerEMA, format_length
-from unfog.training.optim import (
-    build_optimizer,
-    learning_rate,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    set_learning_rate,
-)
+from unfog.training.buffers import Buffers
+from unfog.training.config import Parallel, Precision, TrainConfig
+from unfog.training.diagnosis import Failed, Piece, diagnose
+from unfog.training.ema import Average, WeightAverages
+from unfog.training.failures import Failure, foremost
+from unfog.training.optim import learning_rate, set_learning_rate
+from unfog.training.parallel import World
+from unfog.training.player import Player, players_of
+from unfog.training.spread import Spread, whole
 from unfog.training.step import PlayerStep, TrainStep
 
 PATIENCE = 3
@@ -46,42 +53,24 @@ PATIENCE = 3
 
 
 class NonFiniteError(ArithmeticError):
-    """Losses or gradients stayed infinite or undefined."""
+    """Losses or gradients stayed infinite or undefined.
+
+    Attributes:
+        step: the last one, which was not applied either.
+    """
+
+    def __init__(self, message: str, step: TrainStep) -> None:
+        super().__init__(message)
+        self.step = step
 
 
-class _Player:
-    """A module that is trained, with its optimiser and its averages."""
+class _Cut(NamedTuple):
+    """A micro-batch: its examples, where in the batch they begin, their share of it, and whether it is the last."""
 
-    def __init__(self, name: str, module: nn.Module, config: TrainConfig) -> None:
-        self.name = name
-        self.module = module
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(config.optimizer, module)
-        self.ema = PowerEMA(module, config.ema)
-
-    def group(self, part: str) -> str:
-        """Name a file: the player called ``model`` goes without its name."""
-        return part if self.name == "model" else f"{self.name}-{part}"
-
-    def ema_groups(self) -> dict[float, str]:
-        return {length: self.group(f"ema-{format_length(length)}") for length in self.ema.lengths}
-
-    @property
-    def optimizer_group(self) -> str:
-        return f"state/{self.group('optimizer')}"
-
-    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        averages = {group: self.ema.weights(length) for length, group in self.ema_groups().items()}
-        return {
-            self.name: self.module.state_dict(),
-            **averages,
-            self.optimizer_group: optimizer_tensors(self.optimizer, self.module),
-        }
-
-    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], ema_time: int) -> None:
-        self.module.load_state_dict(tensors[self.name])
-        load_optimizer_tensors(self.optimizer, self.module, tensors[self.optimizer_group])
-        self.ema.load({length: tensors[group] for length, group in self.ema_groups().items()}, ema_time)
+    batch: Batch
+    place: int
+    share: float
+    last: bool
 
 
 class Trainer:
@@ -91,6 +80,7 @@ class Trainer:
         task: what is minimised, already on the device where it is to be trained.
         batches: the data.
         config: how to train.
+        world: the processes that train together, each with a trainer of the same arguments; one alone unless given.
 
     Attributes:
         index: steps done.
@@ -100,41 +90,33 @@ class Trainer:
 
     Raises:
         ValueError: if the task has no players, one that is not part of the task or cannot name a file, or two that
-            share weights.
+            share weights; if the world has more processes than a batch has examples; or as ``spread.Sharded``.
     """
 
-    def __init__(self, task: Task, batches: Batches, config: TrainConfig) -> None:
-        modules = dict(task.players())
-        _require_apart(task, modules)
-        if config.channels_last:
-            for module in modules.values():
-                _to_channels_last(module)
-        if config.compile:
-            for name, module in modules.items():
-                # Observed with torch 2.13: it traces into its own containers, but does not start at one.
-                require(
-                    not type(module).__module__.startswith("torch.nn"),
-                    f"a network of a class of its own to compile, got {type(module).__name__} for {name!r}, which "
-                    f"torch leaves as it is; wrap it in a module, or train with compile=False",
-                )
-                module.compile()
+    def __init__(self, task: Task, batches: Batches, config: TrainConfig, world: World | None = None) -> None:
+        world = world or World.alone()
+        require(
+            config.batch_size >= world.size,
+            f"a batch_size of at least {world.size}, one example for each process, got {config.batch_size}; batch_size "
+            f"counts the examples of a step over all processes: raise it, or start fewer processes",
+        )
+        self.world, self.sharded = world, world.size > 1 and config.parallel is Parallel.SHARD
         self.task, self.batches, self.config = task, batches, config
         self.index = self.examples = self.skipped = 0
         self._skipped_in_row = 0
-        self._players = {name: _Player(name, module, config) for name, module in modules.items()}
+        self._buffers = Buffers(task)
+        self._players = {name: Player(name, module, task, config, world) for name, module in players_of(task).items()}
         self._device = next(iter(self._players.values())).parameters[0].device
 
     @property
-    def averages(self) -> Mapping[str, PowerEMA]:
+    def averages(self) -> Mapping[str, WeightAverages]:
         """The averages of the weights, by player."""
         return {name: player.ema for name, player in self._players.items()}
 
-    def ema_groups(self) -> dict[str, tuple[str, float]]:
-        """Return the player and length of each average, by the name of its file."""
+    def ema_groups(self) -> dict[str, tuple[str, Average]]:
+        """Return the player and kind of each average, by the name of its file."""
         return {
-            group: (name, length)
-            for name, player in self._players.items()
-            for length, group in player.ema_groups().items()
+            group: (name, kind) for name, player in self._players.items() for kind, group in player.ema_groups().items()
         }
 
     def __iter__(self) -> Iterator[TrainStep]:
@@ -149,32 +131,34 @@ class Trainer:
             NonFiniteError: at the third step in a row that could not be applied.
         """
         began = time.perf_counter()
-        batch = self.batches.take(self.examples, self.config.batch_size)
+        first, stop = self.world.part(self.config.batch_size)
+        batch = self.batches.take(self.examples + first, stop - first)
         waited = time.perf_counter() - began
         require(
-            len(batch.ids) == self.config.batch_size,
-            f"{self.config.batch_size} examples from batches.take({self.examples}, {self.config.batch_size}), "
-            f"got {len(batch.ids)}",
+            len(batch.ids) == stop - first,
+            f"{stop - first} examples from batches.take({self.examples + first}, {stop - first}), got {len(batch.ids)}",
         )
         middle = self.examples + self.config.batch_size / 2
         rate = learning_rate(self.config.optimizer, middle, self.config.total_examples)
         players = {name: self._turn(player, batch, rate) for name, player in self._players.items()}
+        self.world.follow_(*self.task.buffers())
         self.index += 1
         self.examples += self.config.batch_size
         step = TrainStep(self.index, self.examples, players, rate, time.perf_counter() - began, waited)
         self._count_skipped(step)
         return step
 
-    def _turn(self, player: _Player, batch: Batch, rate: float) -> PlayerStep:
+    def _turn(self, player: Player, batch: Batch, rate: float) -> PlayerStep:
         """Let one player move: accumulate its gradient, and apply it if it is finite."""
         player.module.train()
         player.optimizer.zero_grad(set_to_none=True)
+        self._buffers.keep()
         loss, parts = self._accumulate(player, batch)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
         names = list(parts)
-        scalars = [loss, norm, *(parts[name] for name in names)]
-        value, size, *rest = torch.stack([scalar.to(loss) for scalar in scalars]).tolist()
+        # The norm is that of the whole gradient already: its mean makes the processes decide alike to the last bit.
+        scalars = [loss, player.spread.norm(gradients) / self.world.size, *(parts[name] for name in names)]
+        value, size, *rest = self.world.sum_(torch.stack([scalar.to(loss) for scalar in scalars])).tolist()
         applied = math.isfinite(value) and math.isfinite(size)
         if applied:
             clip = self.config.optimizer.clip
@@ -183,39 +167,86 @@ class Trainer:
             set_learning_rate(player.optimizer, rate)
             player.optimizer.step()
             player.ema.update(self.examples + self.config.batch_size)
-        return PlayerStep(value, dict(zip(names, rest, strict=True)), size, applied)
+        failure = None if applied else self._diagnose(player, batch, value, size)
+        return PlayerStep(value, dict(zip(names, rest, strict=True)), size, applied, failure)
 
-    def _accumulate(self, player: _Player, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add up the gradients of the micro-batches; return the loss and its parts over the whole batch."""
-        size = self.config.batch_size
-        micro = self.config.micro_batch or size
+    def _diagnose(self, player: Player, batch: Batch, loss: float, norm: float) -> Failure:
+        """Find out why a step cannot be applied, and leave everything as it was before the step."""
+        self._buffers.restore()
+        failed = Failed(self.index + 1, player.name, loss, norm)
+        with player.spread.alone() as spread:
+            pieces = (
+                Piece(
+                    cut.batch,
+                    partial(self._loss_and_gradient, player, spread, cut),
+                    partial(self._describe, player, cut),
+                )
+                for cut in self._cuts(batch)
+            )
+            failure = diagnose(failed, self.task, player.module, pieces, compiled=self.config.compile)
+        self._buffers.restore()
+        return foremost(self.world.everyone(failure))
+
+    def _accumulate(self, player: Player, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add up the gradients of the micro-batches; return the loss and its parts, shares of the whole batch's."""
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
-        for number, start in enumerate(range(0, size, micro)):
-            piece = _piece(batch, start, min(start + micro, size), self._device)
-            share = len(piece.ids) / size
-            loss = self._loss_and_gradient(player, piece, number, share)
+        for cut in self._cuts(batch, even=player.spread.even):
+            loss = self._loss_and_gradient(player, player.spread, cut)
             require(
                 total is None or loss.parts.keys() == parts.keys(),
                 f"the same parts of the loss for every micro-batch, got {list(parts)} and {list(loss.parts)}",
             )
-            total = loss.total.detach() * share + (0.0 if total is None else total)
-            parts = {name: p.detach() * share + parts.get(name, 0.0) for name, p in loss.parts.items()}
+            total = loss.total.detach() * cut.share + (0.0 if total is None else total)
+            parts = {name: p.detach() * cut.share + parts.get(name, 0.0) for name, p in loss.parts.items()}
         assert total is not None
         return total, parts
 
-    def _loss_and_gradient(self, player: _Player, piece: Batch, number: int, share: float) -> Loss:
-        rng = Rng.of(self.config.seed, piece.ids, step=piece.epochs, position=piece.positions, device=self._device)
-        half = self.config.precision is Precision.BFLOAT16
+    def _cuts(self, batch: Batch, *, even: bool = False) -> Iterator[_Cut]:
+        """Cut this process's part of a batch into micro-batches, on the device.
+
+        Args:
+            batch: the part.
+            even: whether to bring out as many as the process with the longest part does, the last ones without a share.
+        """
+        size, count = self.config.batch_size, len(batch.ids)
+        micro = self.config.micro_batch or size
+        first, _ = self.world.part(size)
+        starts = range(0, count, micro)
+        longest = -(-size // self.world.size)
+        rounds = max(len(starts), -(-longest // micro)) if even else len(starts)
+        for number in range(rounds):
+            start = min(number * micro, count - 1)
+            piece = _piece(batch, start, min(start + micro, count), self._device)
+            share = len(piece.ids) / size if number < len(starts) else 0.0
+            yield _Cut(piece, first + start, share, number == rounds - 1)
+
+    def _loss_and_gradient(self, player: Player, spread: Spread, cut: _Cut) -> Loss:
+        with self._drawing(player, cut.place), spread.piece(last=cut.last):
+            with self._autocast():
+                loss = spread.loss(cut.batch, self._rng(cut.batch))
+            _check_loss(loss)
+            spread.backward(loss.total * cut.share)
+        return loss
+
+    def _describe(self, player: Player, cut: _Cut) -> Mapping[str, Tensor]:
+        with self._drawing(player, cut.place), self._autocast(), torch.no_grad():
+            return self.task.describe(cut.batch, player.name, rng=self._rng(cut.batch))
+
+    def _rng(self, piece: Batch) -> Rng:
+        return Rng.of(self.config.seed, piece.ids, step=piece.epochs, position=piece.positions, device=self._device)
+
+    @contextmanager
+    def _drawing(self, player: Player, place: int) -> Iterator[None]:
+        """Seed torch's generators for what networks draw themselves in a micro-batch, and restore them afterwards."""
         kind = self._device.type
         with torch.random.fork_rng([] if kind == "cpu" else [self._device], device_type=_forked(kind)):
-            torch.manual_seed(seed_of("dropout", self.config.seed, self.index, player.name, number))
-            with torch.autocast(kind, dtype=torch.bfloat16, enabled=half):
-                loss = self.task.loss(piece, player.name, rng=rng)
-            _check_loss(loss)
-            # What flows through another player on the way leaves no gradient in its weights, and none is computed.
-            torch.autograd.backward(loss.total * share, inputs=player.parameters)
-        return loss
+            torch.manual_seed(seed_of("dropout", self.config.seed, self.index, player.name, place))
+            yield
+
+    def _autocast(self) -> torch.autocast:
+        half = self.config.precision is Precision.BFLOAT16
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=half)
 
     def _count_skipped(self, step: TrainStep) -> None:
         if step.applied:
@@ -224,65 +255,91 @@ class Trainer:
         self.skipped += 1
         self._skipped_in_row += 1
         if self._skipped_in_row >= PATIENCE:
-            told = ", ".join(f"{name}: loss {p.loss}, gradient norm {p.grad_norm}" for name, p in step.players.items())
             raise NonFiniteError(
-                f"{PATIENCE} steps in a row, up to step {step.index}, had a loss or gradient that is not finite "
-                f"({told}). None of them was applied. Lower the learning rate or lengthen the warm-up, and look for "
-                f"values in the data that are not finite."
+                f"{PATIENCE} steps in a row, up to step {step.index}, had a loss or gradient that is not finite; none "
+                f"of them was applied. The last: {'; '.join(map(str, step.failures))}. The checkpoints before are "
+                f"whole; where neither data nor weights are at fault, train anew with a lower learning rate or a "
+                f"longer warm-up.",
+                step,
             )
 
     def state(self) -> RunState:
-        """Return copies, on the CPU, of everything that is needed to continue."""
+        """Return copies, on the CPU, of everything that is needed to continue; all processes call it together."""
+        copies = {
+            group: {name: t.detach().to("cpu", copy=True).contiguous() for name, t in whole(tensors).items()}
+            for group, tensors in self.tensors().items()
+        }
+        return RunState(self.index, copies, self.numbers())
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """Return the tensors of the state, by part and name: not copied, and sharded where the weights are."""
         groups: dict[str, Mapping[str, Tensor]] = {}
         for player in self._players.values():
             groups.update(player.tensors())
         if others := self._others():
             groups["task"] = others
-        copies = {
-            group: {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-            for group, tensors in groups.items()
-        }
-        numbers: dict[str, JSON] = {
+        return groups
+
+    def numbers(self) -> dict[str, JSON]:
+        """Return the counters and the seed of the state."""
+        return {
             "examples": self.examples,
             "seed": self.config.seed,
             "skipped": self.skipped,
             "skipped_in_row": self._skipped_in_row,
             "ema_time": {name: player.ema.time for name, player in self._players.items()},
+            "ema_updates": {name: player.ema.updates for name, player in self._players.items()},
         }
-        return RunState(self.index, copies, numbers)
 
-    def load_state(self, state: RunState) -> None:
-        """Continue from a state, made by a trainer of the same task and configuration.
+    def require_fit(self, state: RunState) -> None:
+        """Raise unless a state was made by a trainer of the same task and configuration; values are not looked at.
 
         Raises:
             ValueError: lists every part or tensor that is missing, unexpected or of another shape or dtype; or if the
                 seed is another one.
         """
-        expected: dict[str, Mapping[str, Tensor]] = {}
-        for player in self._players.values():
-            expected.update(player.tensors())
-        if others := self._others():
-            expected["task"] = others
+        expected = self.tensors()
         wrong = sorted(set(expected) ^ set(state.tensors))
         require(not wrong, f"the saved parts {sorted(expected)}, got {sorted(state.tensors)}; differing: {wrong}")
         for group, tensors in expected.items():
             require_same_tensors(tensors, state.tensors[group], group)
-        numbers = state.numbers
+        seed = state.numbers["seed"]
         require(
-            numbers["seed"] == self.config.seed,
-            f"the seed {numbers['seed']} of the saved run, got {self.config.seed}; another seed needs a run of its own",
+            seed == self.config.seed,
+            f"the seed {seed} of the saved run, got {self.config.seed}; another seed needs a run of its own",
         )
-        times = numbers["ema_time"]
+
+    def load_state(self, state: RunState) -> None:
+        """Continue from a state, made by a trainer of the same task and configuration.
+
+        Args:
+            state: the same in all processes; its tensors whole, or sharded as ``tensors()`` is.
+
+        Raises:
+            ValueError: as ``require_fit``, before anything is changed.
+        """
+        self.require_fit(state)
+        tensors = self._shared_out(state.tensors) if self.sharded else state.tensors
+        numbers = state.numbers
+        times, updates = numbers["ema_time"], numbers.get("ema_updates", {})
         assert isinstance(times, dict)
+        assert isinstance(updates, dict)
         for name, player in self._players.items():
-            player.load(state.tensors, _integer(times[name]))
+            # States without this count hold power averages alone, which take no notice of it.
+            player.load(tensors, _integer(times[name]), _integer(updates.get(name, 0)))
         with torch.no_grad():
-            for name, tensor in others.items():
-                tensor.copy_(state.tensors["task"][name])
+            for name, tensor in self._others().items():
+                tensor.copy_(tensors["task"][name])
         self.index = state.step
         self.examples = _integer(numbers["examples"])
         self.skipped = _integer(numbers["skipped"])
         self._skipped_in_row = _integer(numbers["skipped_in_row"])
+
+    def _shared_out(self, groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+        from unfog.training.sharding import sharded_like
+
+        own = self.tensors()
+        return {group: sharded_like(own[group], tensors) for group, tensors in groups.items()}
 
     def _others(self) -> dict[str, Tensor]:
         """Return what the task holds besides its players: targets, running statistics.
@@ -296,31 +353,6 @@ class Trainer:
         }
         entries = self.task.state_dict(keep_vars=True).items()
         return {name: tensor for name, tensor in entries if id(tensor) not in owned}
-
-
-def _require_apart(task: Task, players: Mapping[str, nn.Module]) -> None:
-    require(bool(players), f"a task with at least one player, got {type(task).__name__} without any")
-    modules = {id(module) for module in task.modules()}
-    owner: dict[int, str] = {}
-    for name, module in players.items():
-        require(
-            name.isidentifier() and name not in ("task", "state"),
-            f"a player named like a variable, and not task or state, which name files of a checkpoint; got {name!r}",
-        )
-        require(
-            id(module) in modules,
-            f"player {name!r} to be a module of the task; assign it to an attribute in its constructor",
-        )
-        for parameter in module.parameters():
-            other = owner.setdefault(id(parameter), name)
-            require(other == name, f"players without common weights; {other!r} and {name!r} share some")
-
-
-@torch.no_grad()
-def _to_channels_last(module: nn.Module) -> None:
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def _piece(batch: Batch, start: int, stop: int, device: torch.device) -> Batch:

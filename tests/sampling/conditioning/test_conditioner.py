@@ -44,3 +44,22 @@ def test_missing_labels_and_impossible_settings_are_refused() -> None:
         Label(0)
     with pytest.raises(ValueError, match=r"a dropout in \[0, 1\], not 1.5"):
         Label(10, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"), [([3, 10], r"\[10\]"), ([-1, 9], r"\[-1\]"), ([12, -2, 12], r"\[-2, 12\]")]
+)
+def test_labels_out_of_range_are_refused(labels: list[int], told: str) -> None:
+    with pytest.raises(ValueError, match=f"labels from 0 to 9, not {told}"):
+        Label(10)({"label": torch.tensor(labels)})
+
+
+def test_the_first_and_last_label_pass() -> None:
+    label = torch.tensor([0, 9])
+    assert Label(10)({"label": label})["label"] is label
+
+
+def test_labels_of_another_device_are_not_read() -> None:
+    # The meta device has nothing to be read.
+    label = torch.zeros(3, dtype=torch.int64, device="meta")
+    assert Label(10)({"label": label})["label"] is label

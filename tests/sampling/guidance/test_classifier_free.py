@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unfog.diffusion import analytic
-from unfog.diffusion.denoiser import Cond, Denoiser, Prediction
+from unfog.diffusion.denoiser import Cond, Denoiser, NetworkDenoiser, Prediction
+from unfog.diffusion.parameterization import V
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.random import Rng
 from unfog.diffusion.schedule import VariancePreserving
@@ -115,6 +116,22 @@ def test_each_trajectory_begins_the_inner_denoiser() -> None:
     assert inner.begun == 1
     assert isinstance(begun, ClassifierFree)
     assert begun.scale == 2.0
+
+
+def test_what_is_prepared_inside_gives_the_same_answer() -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+        def forward(self, x: Tensor, c_noise: Tensor, label: Tensor) -> Tensor:
+            return (self.weight + label[:, None]) * x
+
+    guided = ClassifierFree(NetworkDenoiser(Linear(), Gaussian(SCHEDULE), V()), 2.0, NULL)
+    prepared = guided.prepared([T])
+    assert isinstance(prepared, ClassifierFree)
+    assert prepared.denoiser is not guided.denoiser
+    torch.testing.assert_close(prepared(X_T, T, LABEL).x0, guided(X_T, T, LABEL).x0, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("cond", [None, {}, {"label": LABEL["label"], "vector": X_T}, {"vector": X_T}])

@@ -60,6 +60,9 @@ class Unconditional(Conditioner):
 class Label(Conditioner):
     """A class: ``label`` in [0, classes); the null is the label ``classes``, whose embedding the network learns.
 
+    Labels on the CPU are refused out of this range. On other devices they are taken as they come: data sets and
+    ``Pipeline.check`` refuse wrong ones before they are sent there.
+
     Args:
         classes: how many classes there are.
         dropout: probability with which a label is replaced by the null in training.
@@ -72,7 +75,12 @@ class Label(Conditioner):
 
     def forward(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         require("label" in values, f"values with a label, not only {sorted(values)}")
-        return {"label": values["label"]}
+        label = values["label"]
+        # Reading from another device would wait for it; what comes from there was checked where it came in.
+        if label.device.type == "cpu":
+            wrong = label[(label < 0) | (label >= self.classes)]
+            require(len(wrong) == 0, f"labels from 0 to {self.classes - 1}, not {sorted(set(wrong.tolist()))[:8]}")
+        return {"label": label}
 
     def null(self, count: int, device: torch.device | None = None) -> dict[str, Tensor]:
         return {"label": torch.full((count,), self.classes, dtype=torch.int64, device=device)}

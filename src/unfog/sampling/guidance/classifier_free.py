@@ -6,6 +6,7 @@ Source:
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +37,9 @@ class ClassifierFree(Denoiser):
 
     def begin(self) -> Denoiser:
         return ClassifierFree(self.denoiser.begin(), self.scale, self.negative)
+
+    def prepared(self, times: Sequence[Tensor]) -> Denoiser:
+        return ClassifierFree(self.denoiser.prepared(times), self.scale, self.negative)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
         if self.scale == 1:

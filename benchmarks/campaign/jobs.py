@@ -1,0 +1,161 @@
+"""What there is to measure: pure descriptions with stable names."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class System(Enum):
+    """Whose training, network and sampler."""
+
+    UNFOG = "unfog"
+    DIFFUSERS = "diffusers"
+    DDPM_PYTORCH = "ddpm-pytorch"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent; smaller than the default only to try the campaign itself.
+
+    Attributes:
+        seconds: of training in jobs of equal wall-clock time.
+        samples: drawn and scored for each sampler.
+        resamples: of each bootstrap.
+        check_samples: drawn by each sampler that is compared with the ancestral one.
+    """
+
+    seconds: float = 480.0
+    samples: int = 1000
+    resamples: int = 200
+    check_samples: int = 250
+
+
+@dataclass(frozen=True)
+class Equal:
+    """Training of one system on MNIST for a fixed time, without labels."""
+
+    system: System
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Its name, and that of its record."""
+        return f"equal/{self.system.value}/seed-{self.seed}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the jobs that come before."""
+        return ()
+
+    @property
+    def minutes(self) -> float:
+        """Expected time."""
+        return 8.5
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Samples of a network from ``Equal``, drawn by the system's own samplers and compared with the test images."""
+
+    system: System
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Its name, and that of its record."""
+        return f"score/{self.system.value}/seed-{self.seed}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the jobs that come before."""
+        return (Equal(self.system, self.seed).id,)
+
+    @property
+    def minutes(self) -> float:
+        """Expected time."""
+        return {System.UNFOG: 1.0, System.DIFFUSERS: 6.0, System.DDPM_PYTORCH: 6.0}[self.system]
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Real training images in the place of samples."""
+
+    @property
+    def id(self) -> str:
+        """Its name, and that of its record."""
+        return "floor/mnist"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the jobs that come before."""
+        return ()
+
+    @property
+    def minutes(self) -> float:
+        """Expected time."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """A peer's fast sampler against its ancestral one on the same weights."""
+
+    system: System
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        """Its name, and that of its record."""
+        return f"check/{self.system.value}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the jobs that come before."""
+        return (Equal(self.system, self.seed).id,)
+
+    @property
+    def minutes(self) -> float:
+        """Expected time."""
+        return 20.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A recipe from start to evaluation."""
+
+    recipe: str
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Its name, and that of its record."""
+        return f"recipe/{self.recipe}/seed-{self.seed}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the jobs that come before."""
+        return ()
+
+    @property
+    def minutes(self) -> float:
+        """Expected time."""
+        return {"digits": 2.0, "mnist-small": 30.0, "cifar10-small": 33.0}[self.recipe]
+
+
+Job = Equal | Scored | Floor | Check | Trained
+
+SEEDS = (0, 1, 2)
+PEERS = (System.DIFFUSERS, System.DDPM_PYTORCH)
+RECIPES = ("digits", "mnist-small", "cifar10-small")
+
+
+def queue() -> tuple[Job, ...]:
+    """Return all jobs in the order in which they are run.
+
+    Seed by seed with the systems in turn, so that a machine whose speed drifts meets all of them alike.
+    """
+    equal: list[Job] = [Floor()]
+    for seed in SEEDS:
+        equal += [Equal(system, seed) for system in System]
+        equal += [Scored(system, seed) for system in System]
+    checks = [Check(system) for system in PEERS]
+    return (*equal, *checks, *(Trained(recipe, seed) for seed in SEEDS for recipe in RECIPES))

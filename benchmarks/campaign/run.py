@@ -1,0 +1,111 @@
+"""One job, in the process that was started for it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from benchmarks.campaign.jobs import Check, Effort, Equal, Floor, Job, Scored, Trained
+from benchmarks.campaign.record import Places, Start, circumstances, write_record
+from unfog.cli import main as unfog
+
+
+def run_job(job: Job, effort: Effort, places: Places) -> None:
+    """Do a job and write its record."""
+    start = Start.now()
+    folder = places.folder(job.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = _content(job, effort, places, folder)
+    write_record(places.record(job.id), job.id, f"make campaign ONLY={job.id}", {**circumstances(start), **content})
+
+
+def _content(job: Job, effort: Effort, places: Places, folder: Path) -> dict[str, Any]:
+    if isinstance(job, Trained):
+        train_recipe(job, folder / "run")
+        return {"seed": job.seed, "measured": evaluation_of(folder / "run"), "adopted": False}
+    from benchmarks.campaign import equal
+
+    before = places.folder(job.needs[0]) if job.needs else folder
+    if isinstance(job, Floor):
+        return {"measured": equal.run_floor(job, effort)}
+    if isinstance(job, Equal):
+        measured = equal.run_equal(job, effort, folder)
+    elif isinstance(job, Check):
+        measured = equal.run_check(job, effort, folder, before)
+    else:
+        assert isinstance(job, Scored)
+        places.record(job.id).parent.mkdir(parents=True, exist_ok=True)
+        measured = equal.run_scored(job, effort, folder, before, places.record(job.id).with_suffix(""))
+    from benchmarks.campaign.systems import version_of
+
+    return {"system": job.system.value, "version": version_of(job.system), "seed": job.seed, "measured": measured}
+
+
+def train_recipe(job: Trained, folder: Path) -> None:
+    """Train and evaluate a recipe by the command line, from where it was stopped.
+
+    Raises:
+        RuntimeError: if it did not come to its end.
+    """
+    begun = (folder / "manifest.json").exists()
+    if folder.exists() and not begun:
+        shutil.rmtree(folder)  # killed before it was a run
+    settings = [] if begun else [f"train.seed={job.seed}", f"evaluation.seed={job.seed}"]
+    more = ["--resume"] if begun else []
+    arguments = ["train", job.recipe, *settings, "--out", str(folder), *more]
+    # In this process: a child of its own would outlive a job that is killed, and go on holding the run.
+    status = unfog(arguments)
+    if status:
+        raise RuntimeError(f"unfog {' '.join(arguments)} ended with status {status}")
+
+
+def adopt(folder: Path, job: Trained, places: Places) -> None:
+    """Make a record of a run that was trained and evaluated outside the campaign.
+
+    Only what the run itself recorded is taken over; it does not know its commit, nor the load of the machine.
+
+    Raises:
+        ValueError: if the run is of another recipe or seed, or was not evaluated.
+    """
+    from unfog.recipe.run import Run
+
+    run = Run.open(folder)
+    found = (run.recipe.name, run.recipe.train.seed)
+    if found != (job.recipe, job.seed):
+        raise ValueError(f"expected a run of {job.recipe} with seed {job.seed}, {folder} is of {found[0]}, {found[1]}")
+    if not (folder / "evaluation.json").exists():
+        raise ValueError(f"expected {folder} with its evaluation.json; unfog evaluate {folder} makes it")
+    measured = evaluation_of(folder)
+    content = {
+        "started": run.manifest.created,
+        "machine": measured["evaluation"]["machine"],
+        "versions": {"unfog": run.manifest.unfog, "torch": run.manifest.torch},
+        "seed": job.seed,
+        "measured": measured,
+        "adopted": True,
+    }
+    write_record(places.record(job.id), job.id, run.manifest.command, content)
+
+
+def evaluation_of(folder: Path) -> dict[str, Any]:
+    """Return what a finished run recorded of itself, and the loss on the way."""
+    from unfog.recipe.run import Run
+
+    run = Run.open(folder)
+    log = [record for record in run.log() if isinstance(record.get("seconds"), int | float)]
+    seconds = [float(str(record["seconds"])) for record in log]
+    card = run.manifest.data
+    return {
+        "evaluation": json.loads((folder / "evaluation.json").read_text()),
+        "steps": run.recipe.train.steps,
+        "batch_size": run.recipe.train.batch_size,
+        # The logged steps stand for all.
+        "training_seconds": sum(seconds) / len(seconds) * run.recipe.train.steps,
+        "loss_curve": {
+            "columns": ["step", "loss"],
+            "points": [(record["step"], record["loss"]) for record in log[:: max(len(log) // 120, 1)]],
+        },
+        "data": {"name": card.name, "count": card.count, "fingerprint": card.fingerprint},
+        "run_created": run.manifest.created,
+        "run_command": run.manifest.command,
+    }

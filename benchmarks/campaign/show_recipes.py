@@ -1,0 +1,189 @@
+"""What the records of the recipes say, as Markdown."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmarks.campaign.jobs import RECIPES, SEEDS, Trained
+
+ROWS = (
+    ("Fréchet distance, own features (not FID)", "frechet"),
+    ("precision", "precision"),
+    ("recall", "recall"),
+    ("density", "density"),
+    ("coverage", "coverage"),
+)
+Score = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """The finished runs of one recipe, by ascending seed.
+
+    Attributes:
+        recipe: its name.
+        records: at least one.
+    """
+
+    recipe: str
+    records: tuple[Mapping[str, Any], ...]
+
+    @property
+    def measured(self) -> list[Mapping[str, Any]]:
+        """What each run recorded of itself."""
+        return [record["measured"] for record in self.records]
+
+    @property
+    def evaluations(self) -> list[Mapping[str, Any]]:
+        """The evaluation of each run."""
+        return [measured["evaluation"] for measured in self.measured]
+
+    @property
+    def minutes(self) -> str:
+        """Training time."""
+        return spread([measured["training_seconds"] / 60 for measured in self.measured], "{:.1f}") + " min"
+
+
+def trainings(records: Mapping[str, Mapping[str, Any]]) -> list[Trainings]:
+    """Gather the records of each recipe.
+
+    Raises:
+        ValueError: if two seeds of a recipe were not trained and measured alike.
+    """
+    found = []
+    for recipe in RECIPES:
+        done = [records[job] for job in (Trained(recipe, seed).id for seed in SEEDS) if job in records]
+        if done:
+            found.append(Trainings(recipe, tuple(done)))
+            _require_alike(found[-1])
+    return found
+
+
+def overview(found: Sequence[Trainings]) -> list[str]:
+    """Return one row a recipe, and what the columns mean."""
+    if not found:
+        return []
+    lines = [
+        "| recipe | seeds | training | CAS from samples | CAS from as many real images | "
+        "held-out loss (predicting 0) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        first = one.evaluations[0]
+        accuracy = [evaluation["scores"]["accuracy"] for evaluation in one.evaluations]
+        network, zero = ([e["loss_test"][name]["value"] for e in one.evaluations] for name in ("network", "zero"))
+        score = pooled([a["score"] for a in accuracy], share)
+        lines.append(
+            f"| `{one.recipe}` | {len(one.records)} of {len(SEEDS)} | {one.minutes} | {score}, "
+            f"{first['samples']} samples at {first['evaluations']} evaluations | {_yardstick(accuracy)} | "
+            f"{spread(network, '{:.4f}')} ({spread(zero, '{:.4f}')}) |"
+        )
+    return [
+        *lines,
+        "",
+        "CAS: accuracy on held-out real images of a classifier trained on samples alone. One seed: its value with the "
+        "95 % interval over examples; several: mean ± standard deviation over seeds. "
+        f"Measured {_dates(found)} on {_machines(found)}.",
+    ]
+
+
+def details(one: Trainings) -> list[str]:
+    """Return the section of one recipe."""
+    first, measured = one.evaluations[0], one.measured[0]
+    features, seconds = first["scores"]["features"]["name"], [e["sampling_seconds"] for e in one.evaluations]
+    commands = "\n".join(record["measured"]["run_command"] for record in one.records)
+    lines = [
+        f"### {one.recipe}",
+        "",
+        f"```sh\n{commands}\n```",
+        "",
+        f"{measured['steps']} steps of {measured['batch_size']} examples of {measured['data']['name']} "
+        f"({measured['data']['count']}) in {one.minutes}; {first['samples']} samples, {first['settings']}, seed "
+        f"{', '.join(str(evaluation['seed']) for evaluation in one.evaluations)}, drawn in {spread(seconds, '{:.0f}')} "
+        f"s. {_machines([one])}, {_dates([one])}. Features: `{features}`.",
+        "",
+        "| score | samples | real images | examples each |",
+        "|---|---|---|---|",
+    ]
+    for name, key in ROWS:
+        samples, floor = ([e["scores"][of][key] for e in one.evaluations] for of in ("samples", "floor"))
+        lines.append(f"| {name} | {pooled(samples, number)} | {pooled(floor, number)} | {first['scores']['count']} |")
+    accuracy = [e["scores"]["accuracy"] for e in one.evaluations]
+    lines.append(
+        f"| classification accuracy score | {pooled([a['score'] for a in accuracy], share)} | {_yardstick(accuracy)} | "
+        f"{first['samples']} |"
+    )
+    for name, data, key in (
+        ("loss, held out", "loss_test", "network"),
+        ("loss, training examples", "loss_train", "network"),
+        ("loss of predicting 0, held out", "loss_test", "zero"),
+    ):
+        losses = [e[data][key] for e in one.evaluations]
+        lines.append(f"| {name} | {pooled(losses, number)} | | {losses[0]['count']} |")
+    return [*lines, ""]
+
+
+def share(score: Score) -> str:
+    """Write a proportion in percent with its interval."""
+    return f"{100 * score['value']:.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+
+
+def number(score: Score) -> str:
+    """Write a score with its interval."""
+    return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def pooled(scores: Sequence[Score], alone: Callable[[Score], str]) -> str:
+    """Write one seed's score by itself, with its interval, and those of several as mean and standard deviation."""
+    if len(scores) == 1:
+        return alone(scores[0])
+    values = [score["value"] for score in scores]
+    if alone is share:
+        return spread([100 * value for value in values], "{:.1f}") + " %"
+    return spread(values, "{:.3f}")
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Write a value, or the mean and standard deviation of several."""
+    if len(values) == 1:
+        return form.format(values[0])
+    return f"{form.format(fmean(values))} ± {form.format(stdev(values))}"
+
+
+def _yardstick(accuracy: Sequence[Mapping[str, Any]]) -> str:
+    real = [one["yardstick"] for one in accuracy if one.get("yardstick")]
+    return pooled(real, share) if real else ""
+
+
+def _machines(found: Sequence[Trainings]) -> str:
+    machines = [e["machine"] for one in found for e in one.evaluations]
+    told = {
+        f"{m['processor']}, {m['threads']} threads, accelerator: {m['accelerator']}, torch {m['torch']}"
+        for m in machines
+    }
+    return "; ".join(sorted(told))
+
+
+def _dates(found: Sequence[Trainings]) -> str:
+    return ", ".join(sorted({e["machine"]["date"] for one in found for e in one.evaluations}))
+
+
+def _require_alike(found: Trainings) -> None:
+    """Refuse to average over different things."""
+    told = {
+        (
+            measured["steps"],
+            measured["batch_size"],
+            measured["data"]["fingerprint"],
+            evaluation["samples"],
+            evaluation["settings"],
+            evaluation["scores"]["features"]["name"],
+        )
+        for measured, evaluation in zip(found.measured, found.evaluations, strict=True)
+    }
+    if len(told) > 1:
+        raise ValueError(
+            f"the records of recipe/{found.recipe} differ in steps, batch, data, samples, sampler or features; remove "
+            f"those that are out of date, and make campaign ONLY=recipe/{found.recipe} makes them anew"
+        )

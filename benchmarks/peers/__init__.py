@@ -1,0 +1,1 @@
+"""Other libraries as they come: their networks, training loops and samplers, behind one interface."""

@@ -1,0 +1,260 @@
+import math
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from benchmarks.campaign.jobs import Check, Equal, Floor, Scored, System, Trained, queue
+from benchmarks.campaign.ratio import Distance, over_samples, over_seeds
+from benchmarks.campaign.record import Places, write_record
+from benchmarks.campaign.render import COMMAND, render
+from benchmarks.pages import END, start
+from PIL import Image
+
+from unfog.images import write_png
+
+Record = dict[str, Any]
+MACHINE = {"processor": "abacus", "cores": 2, "pinned_to": [0], "threads": 1, "memory_bytes": 2**34}
+MACHINE |= {"accelerator": "none", "system": "Linux", "python": "3.11.7", "load_at_start": [1.5, 1.0, 0.5]}
+MADE = {"commit": "0123456789abcdef", "source": "f" * 64, "started": "2026-01-02T03:04:05+00:00", "machine": MACHINE}
+MADE |= {"versions": {"torch": "2.0"}, "version": "1.2.3"}
+DISTANCES = {
+    System.UNFOG: (1.0, 2.0, 4.0),
+    System.DIFFUSERS: (4.0, 16.0, 16.0),
+    System.DDPM_PYTORCH: (2.0, 4.0, 8.0),
+}
+
+
+def score(value: float) -> Record:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1, "count": 100}
+
+
+def quality(distance: float) -> Record:
+    measures = {name: score(0.5) for name in ("precision", "recall", "density", "coverage")}
+    # Resamples lie about the distance and a bias of 1.
+    return {"frechet": distance, "resampled": [distance + 1 + k / 100 for k in range(-10, 11)], **measures}
+
+
+def trained(seconds: float = 480.0) -> Record:
+    points = [[float(k), 16 * k, 1.0 / k] for k in range(1, 20)]
+    return {
+        **MADE,
+        "measured": {
+            "seconds": seconds,
+            "budget_seconds": seconds,
+            "cpu_seconds": 0.975 * seconds,
+            "steps": 30,
+            "examples": 480,
+            "examples_per_second": 480 / seconds,
+            "loss_curve": {"columns": [], "points": points},
+            "parameters": 1234567,
+            "settings": {"optimiser": "Adam", "loss": "noise prediction"},
+        },
+    }
+
+
+def scored(distance: float, samples: int = 100) -> Record:
+    fast = {"settings": "fast, 20 evaluations", "evaluations": 20, **quality(distance)}
+    slow = {"settings": "slow, 50 evaluations", "evaluations": 50, **quality(distance + 1)}
+    whole = {"features": "own", "samples": samples, "test_images": 1000, "samplers": {"slow": slow, "fast": fast}}
+    return {**MADE, "measured": {**whole, "counts": "fast", "frechet": distance}}
+
+
+def recipe(seed: int, accuracy: float = 0.9, steps: int = 600) -> Record:
+    parts = {name: score(0.5) for name in ("frechet", "precision", "recall", "density", "coverage")}
+    evaluation = {
+        "machine": {"processor": "abacus", "threads": "2", "accelerator": "none", "torch": "2.0", "date": "2026-01-02"},
+        "samples": 1000,
+        "evaluations": 20,
+        "settings": "DDIM, 20 steps",
+        "seed": seed,
+        "sampling_seconds": 5.0,
+        "loss_test": {"network": score(0.25), "zero": score(1.0)},
+        "loss_train": {"network": score(0.2)},
+        "scores": {
+            "features": {"name": "own"},
+            "count": 359,
+            "samples": parts,
+            "floor": parts,
+            "accuracy": {"score": score(accuracy), "yardstick": score(0.95)},
+        },
+    }
+    data = {"name": "digits/train", "count": 1438, "fingerprint": "f"}
+    measured = {"evaluation": evaluation, "steps": steps, "batch_size": 128, "training_seconds": 60.0, "data": data}
+    return {**MADE, "seed": seed, "measured": {**measured, "run_command": f"unfog train digits train.seed={seed}"}}
+
+
+class Project:
+    """A folder with records and pages."""
+
+    def __init__(self, folder: Path) -> None:
+        self.places, self.pages = Places(folder / "records", folder / "work"), folder
+        (folder / "docs").mkdir()
+        for page in ("README.md", "docs/results.md"):
+            (folder / page).write_text(f"Before.\n\n{start(COMMAND)}\nold figures\n{END}\n\nAfter.\n")
+
+    def put(self, job: str, content: Record) -> None:
+        write_record(self.places.record(job), job, "make campaign", content)
+
+    def put_equal(self, system: System, seed: int) -> None:
+        self.put(Equal(system, seed).id, trained())
+        job = Scored(system, seed).id
+        self.put(job, scored(DISTANCES[system][seed]))
+        for sampler in ("fast", "slow"):
+            write_png(self.places.records / f"{job}-{sampler}.png", torch.zeros(1, 58, 58), {})
+
+    def render(self) -> str:
+        render(queue(), self.places, self.pages)
+        return (self.pages / "docs" / "results.md").read_text()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def complete(project: Project) -> Project:
+    for system in System:
+        for seed in range(3):
+            project.put_equal(system, seed)
+    project.put(
+        Floor().id, {**MADE, "measured": {**quality(0.03), "samples": 100, "features": "own", "test_images": 1000}}
+    )
+    for seed in range(3):
+        project.put(Trained("digits", seed).id, recipe(seed, accuracy=0.88 + 0.02 * seed))
+    return project
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    ratio = over_seeds([1.0, 2.0, 4.0], [4.0, 16.0, 16.0])
+    # Logarithms -2, -3, -2 times log 2; Student's quantile of two degrees of freedom is 4.302653.
+    mean, deviation = -7 / 3, math.sqrt(((-2 + 7 / 3) ** 2 * 2 + (-3 + 7 / 3) ** 2) / 2)
+    radius = 4.302653 * deviation / math.sqrt(3)
+    # The quantile is given to seven digits.
+    assert ratio == pytest.approx((2**mean, 2 ** (mean - radius), 2 ** (mean + radius)), rel=1e-6)
+
+
+def test_an_interval_over_seeds_needs_two() -> None:
+    with pytest.raises(ValueError, match="two seeds or more"):
+        over_seeds([1.0], [2.0])
+
+
+def test_resamples_are_paired_and_rid_of_their_bias() -> None:
+    # Both distances rise and fall together, so that their ratio stays, however far each wanders.
+    wander = [k / 100 for k in range(-20, 21)]
+    ours, theirs = (Distance(d, tuple(7 + d * (1 + w) for w in wander)) for d in (1.0, 2.0))
+    assert over_samples([ours], [theirs]) == pytest.approx((0.5, 0.5, 0.5))
+    assert fmean(ours.recentred) == pytest.approx(1.0)
+
+
+def test_a_distance_is_never_resampled_below_zero() -> None:
+    assert min(Distance(0.01, (0.5, 1.0, 1.5)).recentred) == 0.0
+
+
+def test_figures_land_between_the_markers_and_the_rest_stays(complete: Project) -> None:
+    complete.render()
+    for page in ("README.md", "docs/results.md"):
+        text = (complete.pages / page).read_text()
+        assert text.startswith(f"Before.\n\n{start(COMMAND)}\n")
+        assert text.endswith(f"{END}\n\nAfter.\n")
+        assert "old figures" not in text
+
+
+def test_rendering_again_changes_nothing(complete: Project) -> None:
+    files = ["README.md", "docs/results.md", "docs/images/equal-time-losses.png", "docs/images/equal-time-samples.png"]
+    complete.render()
+    before = [(complete.pages / file).read_bytes() for file in files]
+    complete.render()
+    assert [(complete.pages / file).read_bytes() for file in files] == before
+
+
+def test_missing_jobs_are_named_and_those_done_are_not(project: Project) -> None:
+    project.put_equal(System.UNFOG, 0)
+    project.put(Trained("digits", 0).id, recipe(0))
+    lines = [line for line in project.render().splitlines() if line.startswith("Missing")]
+    done = {"equal/unfog/seed-0", "score/unfog/seed-0", "recipe/digits/seed-0"}
+    for job in queue():
+        assert any(f"`{job.id}`" in line for line in lines) == (job.id not in done)
+
+
+def test_without_any_record_the_pages_say_what_is_missing(project: Project) -> None:
+    assert project.render().count("`score/") == 9
+
+
+def test_the_ratio_is_rendered_with_both_of_its_intervals(complete: Project) -> None:
+    text = complete.render()
+    ratio = over_seeds(DISTANCES[System.UNFOG], DISTANCES[System.DIFFUSERS])
+    row = next(line for line in text.splitlines() if line.startswith("| diffusers 1.2.3 | 0, 1, 2"))
+    assert f"**{ratio.value:.2f}** | [{ratio.low:.2f}, {ratio.high:.2f}]" in row
+    assert "12.000 ± 6.928" in row
+    assert row in (complete.pages / "README.md").read_text()
+
+
+def test_the_goal_is_reached_only_where_ratio_and_interval_say_so(complete: Project) -> None:
+    # Beside diffusers 0.20 [0.05, 0.75]; beside the other exactly 0.5 at every seed.
+    assert "diffusers: reached; denoising-diffusion-pytorch: reached." in complete.render()
+    for seed in range(3):
+        complete.put(
+            Scored(System.DDPM_PYTORCH, seed).id, scored(DISTANCES[System.UNFOG][seed] * (1.0, 1.5, 3.0)[seed])
+        )
+    assert "denoising-diffusion-pytorch: not reached." in complete.render()
+
+
+def test_seeds_that_a_peer_lacks_are_left_out_of_the_ratio(project: Project) -> None:
+    project.put_equal(System.UNFOG, 0)
+    project.put_equal(System.UNFOG, 1)
+    project.put_equal(System.DIFFUSERS, 1)
+    text = project.render()
+    assert "| diffusers 1.2.3 | 1 | 16.000 | **0.12** | one seed |" in text
+    assert "diffusers: open, 1 of 3 seeds" in text
+
+
+def test_a_training_that_was_not_scored_yet_is_shown_without_a_distance(project: Project) -> None:
+    project.put(Equal(System.UNFOG, 0).id, trained())
+    assert "| Unfog | 0 | not scored yet | 30 | 480 | 1.0 | 97.5 % |" in project.render()
+
+
+def test_one_seed_is_shown_with_its_interval_and_several_with_their_spread(project: Project) -> None:
+    project.put(Trained("digits", 0).id, recipe(0))
+    assert "| `digits` | 1 of 3 | 1.0 min | 90.0 % [80.0, 100.0], 1000 samples" in project.render()
+    project.put(Trained("digits", 2).id, recipe(2, accuracy=0.8))
+    text = project.render()
+    assert "| `digits` | 2 of 3 | 1.0 ± 0.0 min | 85.0 ± 7.1 %, 1000 samples at 20 evaluations" in text
+    assert "unfog train digits train.seed=0\nunfog train digits train.seed=2\n" in text
+
+
+def test_the_check_of_the_ancestral_sampler_is_shown(complete: Project) -> None:
+    samplers = {name: {"evaluations": n, **quality(3.0)} for name, n in (("ancestral", 1000), ("ddim", 50))}
+    complete.put(Check(System.DIFFUSERS).id, {**MADE, "measured": {"samples": 250, "samplers": samplers}})
+    assert "| diffusers | ancestral | 1000 | 250 | 3.000 [" in complete.render()
+
+
+@pytest.mark.parametrize(
+    ("job", "content", "told"),
+    [
+        (Scored(System.UNFOG, 1).id, scored(1.0, samples=99), "differ in samples"),
+        (Equal(System.DIFFUSERS, 1).id, trained(seconds=60.0), "differ in budget_seconds"),
+        (Trained("digits", 1).id, recipe(1, steps=599), "recipe/digits differ"),
+    ],
+)
+def test_records_made_with_another_effort_are_not_put_beside_each_other(
+    complete: Project, job: str, content: Record, told: str
+) -> None:
+    complete.put(job, content)
+    with pytest.raises(ValueError, match=told):
+        complete.render()
+
+
+def test_samples_stand_side_by_side_at_twice_their_size(complete: Project) -> None:
+    complete.render()
+    with Image.open(complete.pages / "docs" / "images" / "equal-time-samples.png") as image:
+        # Three sheets of 58 pixels, magnified, and four gaps of 48.
+        assert image.width == 3 * 2 * 58 + 4 * 48
+
+
+def test_a_score_without_its_picture_is_named(complete: Project) -> None:
+    (complete.places.records / "score" / "diffusers" / "seed-0-fast.png").unlink()
+    with pytest.raises(ValueError, match=r"seed-0-fast\.png"):
+        complete.render()
