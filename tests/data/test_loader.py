@@ -164,6 +164,15 @@ def test_the_next_batches_are_made_in_the_background() -> None:
     assert batches.in_background[:3] == [(3, 3), (6, 3), (9, 3)]
 
 
+def test_one_of_several_processes_passes_over_the_parts_of_the_others() -> None:
+    batches = Recorded()
+    with Prefetched(batches, stride=8) as ahead:
+        for at in range(2, 26, 8):
+            ahead.take(at, 3)
+    assert batches.asked == [(2, 3)]
+    assert batches.in_background[:2] == [(10, 3), (18, 3)]
+
+
 def test_a_wrong_guess_is_made_good_on_the_spot() -> None:
     batches = Recorded()
     with Prefetched(batches) as ahead:

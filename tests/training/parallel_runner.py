@@ -170,11 +170,12 @@ def together(world: World, folder: Path) -> object:
         failure = "none"
     except (FileExistsError, RuntimeError) as error:
         failure = f"{type(error).__name__}: {error}"
-    try:
-        stack_trainer(world, REPLICATE, batch_size=3)
-        refused = "not"
-    except ValueError as error:
-        refused = str(error)
+    refused = []
+    for changes in ({"batch_size": 3}, {"compile": True}):
+        try:
+            stack_trainer(world, SHARD, **changes)
+        except ValueError as error:
+            refused.append(str(error))
     return {
         "gathered": None if gathered is None else gathered.tolist(),
         "followed": [tensor.tolist() for tensor in tensors],

@@ -114,7 +114,13 @@ def test_what_process_0_fails_at_ends_all(ran: Ran) -> None:
 
 def test_fewer_examples_than_processes_are_refused(ran: Ran) -> None:
     for answer in ran[1]["together"]:
-        assert answer["refused"].startswith("expected a batch_size of at least 4, one example for each process, got 3")
+        words = "expected a batch_size of at least 4, one example for each process, got 3"
+        assert answer["refused"][0].startswith(words)
+
+
+def test_compiling_what_is_sharded_is_refused(ran: Ran) -> None:
+    for answer in ran[1]["together"]:
+        assert answer["refused"][1].startswith("expected compile=False with parallel=shard")
 
 
 def distance(folder: Path, one: str, two: str) -> dict[str, float]:

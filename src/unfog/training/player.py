@@ -11,7 +11,7 @@ from unfog.training.config import Parallel, TrainConfig
 from unfog.training.ema import Average, WeightAverages
 from unfog.training.optim import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from unfog.training.parallel import World
-from unfog.training.spread import blocks_of, spread_over
+from unfog.training.spread import spread_over
 
 
 class Player:
@@ -32,15 +32,16 @@ class Player:
         sharded = world.size > 1 and config.parallel is Parallel.SHARD
         if config.channels_last and not sharded:
             _to_channels_last(module)
+        # Sharded networks would be compiled block by block. With torch 2.13 a block whose input is not contiguous, as
+        # the tokens of a DiT are, then has wrong gradients on a processor, by some per cent.
+        require(
+            not (config.compile and sharded),
+            "compile=False with parallel=shard, got compile=True; compiled blocks are not trusted yet: use "
+            "parallel=replicate to compile",
+        )
         if config.compile:
             _require_compilable(name, module)
-            if sharded:
-                # The hooks that gather and release shards stand around a block's forward. Module.compile would take
-                # them into the graph, where they are left out, and gradients come out wrong (torch 2.13).
-                for block in blocks_of(module):
-                    block.forward = torch.compile(block.forward)
-            else:
-                module.compile()
+            module.compile()
         self.name = name
         self.module = module
         self.spread = spread_over(world, config.parallel, task, name, module, channels_last=config.channels_last)
