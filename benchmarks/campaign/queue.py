@@ -156,7 +156,8 @@ def _wait(process: "subprocess.Popen[bytes]") -> int:
     def pass_on(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, pass_on)
+    # A shell that starts a command in the background has it ignore SIGINT, hence a handler for that one too.
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -164,4 +165,5 @@ def _wait(process: "subprocess.Popen[bytes]") -> int:
         process.wait()
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
