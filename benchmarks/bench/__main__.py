@@ -55,17 +55,15 @@ def main() -> None:
     asked = arguments()
     plan = Plan(1, quick=True) if asked.quick else Plan(asked.repeats)
     began, where = datetime.now(UTC).isoformat(timespec="seconds"), machine.describe()
-    seconds: dict[str, float] = {}
-    sections: dict[str, Section] = {}
+    found = record.Record(began, plan.quick, plan.repeats, where, {}, {})
     for name in asked.only:
         start = time.perf_counter()
-        sections[name] = SECTIONS[name](plan)
-        seconds[name] = time.perf_counter() - start
-        print(f"{name}: {seconds[name]:.0f} s", file=sys.stderr, flush=True)
-    found = record.Record(began, plan.quick, plan.repeats, where, seconds, sections)
-    path = record.save(found)
+        found.sections[name] = SECTIONS[name](plan)
+        found.seconds[name] = time.perf_counter() - start
+        # What is measured is kept, whatever becomes of the sections that follow.
+        path = record.save(found)
+        print(f"{name}: {found.seconds[name]:.0f} s, recorded in {path}", file=sys.stderr, flush=True)
     print("\n".join(page.render([found])))
-    print(f"recorded in {path}", file=sys.stderr)
     if not plan.quick:
         insert(page.PAGE, page.render(record.load_all()), page.COMMAND)
         print(f"rendered {page.PAGE}", file=sys.stderr)

@@ -37,7 +37,7 @@ from unfog.diffusion.weighting import Constant, EDMWeight, MinSNR, Sigmoid, Weig
 from unfog.sampling.gaussian import DDIM, DDPM, DPMSolverPP2M, Heun, Variable, Variance
 from unfog.sampling.grid import Karras, Leading, LogSNRUniform, Quadratic, TimeGrid
 from unfog.sampling.sampler import Sampler, TableSampler
-from unfog.sampling.table import Node, grid_nodes
+from unfog.sampling.table import Grid
 
 with warnings.catch_warnings():
     # The first forward differentiation of a process makes torch 2.13 import a module that warns of torch.jit.script.
@@ -158,16 +158,16 @@ def representatives_of() -> Callable[[type], list[Any]]:
 
 
 @pytest.fixture(scope="session")
-def nodes_of() -> Callable[[Schedule, TimeGrid, int], list[Node] | None]:
+def nodes_of() -> Callable[[Schedule, TimeGrid, int], Grid | None]:
     """The nodes of a grid on a schedule, or None where the grid refuses it; kept, for many tests ask for the same."""
-    kept: dict[tuple[int, int, int], list[Node] | None] = {}
+    kept: dict[tuple[int, int, int], Grid | None] = {}
 
-    def look_up(schedule: Schedule, grid: TimeGrid, steps: int) -> list[Node] | None:
+    def look_up(schedule: Schedule, grid: TimeGrid, steps: int) -> Grid | None:
         # Representatives live as long as the session, so their identities name them.
         key = id(schedule), id(grid), steps
         if key not in kept:
             try:
-                kept[key] = grid_nodes(schedule, grid.times(schedule, steps))
+                kept[key] = Grid.of(schedule, grid.times(schedule, steps))
             except ValueError:
                 kept[key] = None
         return kept[key]

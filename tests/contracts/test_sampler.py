@@ -36,6 +36,7 @@ class Basis:
 
     def __init__(self, draws: int) -> None:
         self.draws = draws
+        self.seen = dict[int, int]()
 
     def __len__(self) -> int:
         return 2 + self.draws
@@ -43,7 +44,7 @@ class Basis:
     def normals(self, shape: Sequence[int], purpose: Purpose, steps: Sequence[int]) -> Tensor:
         noise = torch.zeros(len(steps), len(self), *shape, dtype=torch.float64)
         for i, step in enumerate(steps):
-            noise[i, 2 + step] = 1.0
+            noise[i, 2 + self.seen.setdefault(step, len(self.seen))] = 1.0
         return noise
 
 
@@ -136,10 +137,9 @@ def test_every_move_keeps_the_marginals_it_should(
                 nodes = nodes_of(schedule, grid, steps)
                 if nodes is None:
                     continue
-                at = {node.t: node for node in nodes}
                 here = nodes[0]
                 for row in table_sampler.rows(nodes):
-                    there = at[row.s]
+                    there = nodes.at(row.s)
                     for move in row.moves:
                         # alpha_s = a alpha_t + b: products of numbers that come from log-SNR differences of up to
                         # 70 and are good to that many roundings.
@@ -150,7 +150,7 @@ def test_every_move_keeps_the_marginals_it_should(
                             assert abs(variance - there.sigma**2) <= 256 * EPS * there.sigma**2
                         if move.commits:
                             here = there
-                assert here is nodes[-1]
+                assert here == nodes[-1]
 
 
 def test_a_table_claims_its_evaluations(
@@ -185,7 +185,8 @@ def test_the_loop_has_the_moments_of_its_table(
     times = grid_.times(schedule_, steps)
     rows = table_sampler.table(schedule_, times)
     sigma = scalars(schedule_, 1.0)[1]
-    rng = Basis(sum(move.noise > 0 for row in rows for move in row.moves))
+    # A draw for each step, and one for each halving of the path of the noise.
+    rng = Basis(64 + 2 * len(rows))
     process = Gaussian(schedule_)
     data = analytic.gaussian(process, torch.full((1,), DATA_MEAN, dtype=torch.float64), DATA_VARIANCE)
     # The loop is affine in the prior and in each draw: example 0 has neither, example 1 the prior, the others a draw.

@@ -17,7 +17,7 @@ Where diffusers' own grid of times is not what it says, there is nothing to agre
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -27,11 +27,12 @@ from torch import Tensor
 
 from unfog.diffusion import analytic
 from unfog.diffusion.process import Gaussian
-from unfog.diffusion.random import Purpose, Rng
+from unfog.diffusion.random import Rng
 from unfog.diffusion.schedule import CleanEnd, Tabulated, linear_betas, scaled_linear_betas
 from unfog.sampling.gaussian import DDIM, DDPM, DPMSolverPP2M, Heun, Variance, euler
 from unfog.sampling.grid import Leading, Linspace, TimeGrid, Trailing
-from unfog.sampling.sampler import Sampler, sample
+from unfog.sampling.noise import noises
+from unfog.sampling.sampler import Sampler, TableSampler, sample
 
 with warnings.catch_warnings():
     # Importing diffusers warns of what its own dependencies have deprecated.
@@ -79,8 +80,12 @@ def ours(sampler: Sampler, grid: TimeGrid, table: Tabulated, steps: int) -> Tens
     return x
 
 
-def noise(k: int) -> Tensor:
-    return RNG.at(k).normal((2,), Purpose.STEP).double()
+def draws(sampler: TableSampler, grid: TimeGrid, table: Tabulated, steps: int) -> Iterator[Tensor]:
+    """Yield the noise that our sampler injects, then zeros for steps that want none."""
+    x = prior(table)
+    yield from noises(sampler.table(table, grid.times(table, steps)), x, RNG)
+    while True:
+        yield torch.zeros_like(x)
 
 
 def in_float64(scheduler: DDPMScheduler, betas: Tensor) -> DDPMScheduler:
@@ -116,11 +121,9 @@ def test_ddpm_agrees(
         betas,
     )
     scheduler.set_timesteps(steps)
-    draws = iter(range(steps))
-    monkeypatch.setattr(
-        "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *args, **options: noise(next(draws))
-    )
     table = Tabulated.from_betas(betas)
+    noise = draws(DDPM(variance), grid, table, steps)
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *args, **options: next(noise))
     eps, x = eps_of(table), prior(table)
     for t in scheduler.timesteps:
         x = scheduler.step(eps(x, t), t, x).prev_sample
@@ -135,9 +138,9 @@ def test_ddim_agrees(betas: Tensor, eta: float, steps: int) -> None:
     scheduler = in_float64(DDIMScheduler(LEVELS, trained_betas=betas.tolist(), clip_sample=False), betas)
     scheduler.set_timesteps(steps)
     table = Tabulated.from_betas(betas)
-    eps, x = eps_of(table), prior(table)
-    for k, t in enumerate(scheduler.timesteps):
-        x = scheduler.step(eps(x, t), t, x, eta=eta, variance_noise=noise(k)).prev_sample
+    eps, x, noise = eps_of(table), prior(table), draws(DDIM(eta), Leading(), table, steps)
+    for t in scheduler.timesteps:
+        x = scheduler.step(eps(x, t), t, x, eta=eta, variance_noise=next(noise)).prev_sample
     torch.testing.assert_close(ours(DDIM(eta), Leading(), table, steps), x, rtol=0, atol=1e-9)
 
 
@@ -220,8 +223,8 @@ def test_dpm_solver_pp_2m_agrees(betas: Tensor, eta: float, name: str, grid: Tim
         betas,
     )
     scheduler.set_timesteps(timesteps=table.index(grid.times(table, steps)[:-1]).round().long().tolist())
-    eps, x = eps_of(table), prior(table)
-    for k, t in enumerate(scheduler.timesteps):
-        x = scheduler.step(eps(x, t), t, x, variance_noise=noise(k)).prev_sample
+    eps, x, noise = eps_of(table), prior(table), draws(DPMSolverPP2M(eta), grid, table, steps)
+    for t in scheduler.timesteps:
+        x = scheduler.step(eps(x, t), t, x, variance_noise=next(noise)).prev_sample
     # States and sigmas of size 1 and log-SNR differences are rounded to float32 in up to 40 steps.
     torch.testing.assert_close(ours(DPMSolverPP2M(eta), grid, table, steps), x, rtol=0, atol=1e-5)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unfog.diffusion import analytic
 from unfog.diffusion.process import Gaussian
-from unfog.diffusion.random import Purpose, Rng
+from unfog.diffusion.random import Rng
 from unfog.diffusion.schedule import (
     CleanEnd,
     Cosine,
@@ -23,6 +23,7 @@ from unfog.diffusion.schedule import (
 )
 from unfog.sampling.gaussian import DDIM, DDPM, DPMSolverPP2M, Heun, Variable, Variance, euler
 from unfog.sampling.grid import Karras, Trailing
+from unfog.sampling.noise import noises
 from unfog.sampling.sampler import TableSampler, sample
 
 RNG = Rng.of(8, 5)
@@ -52,13 +53,14 @@ def test_ddpm_is_algorithm_2_of_its_paper(variance: Variance) -> None:
     betas = linear_betas(40)
     bar = torch.cumprod(1 - betas, 0)
     x = prior(schedule)
-    for k, i in enumerate(range(39, -1, -1)):
+    noise = noises(DDPM(variance).table(schedule, Trailing().times(schedule, 40)), x, RNG)
+    for i in range(39, -1, -1):
         x0 = data(schedule)(x, schedule.time_of(torch.tensor(i, dtype=torch.float64))).x0
         eps = (x - bar[i].sqrt() * x0) / (1 - bar[i]).sqrt()
         x = (x - betas[i] / (1 - bar[i]).sqrt() * eps) / (1 - betas[i]).sqrt()
         if i > 0:
             reverse = betas[i] if variance is Variance.BETA else (1 - bar[i - 1]) / (1 - bar[i]) * betas[i]
-            x = x + reverse.sqrt() * RNG.at(k).normal((2,), Purpose.STEP).double()
+            x = x + reverse.sqrt() * next(noise)
     # Forty steps, each rounded; eps from x0 costs a division by sigma >= 0.05.
     torch.testing.assert_close(run(DDPM(variance), schedule, Trailing().times(schedule, 40)), x, rtol=0, atol=1e-12)
 
@@ -154,6 +156,7 @@ def test_dpm_solver_pp_2m_is_its_published_update(eta: float) -> None:
     x, denoise = prior(schedule), data(schedule)
     nodes = scales(schedule, times)
     lam = [math.log(a / s) if s > 0 else math.inf for a, s in nodes]
+    draws = noises(DPMSolverPP2M(eta).table(schedule, times), x, RNG)
     older: Tensor | None = None
     for i in range(12):
         newest = denoise(x, times[i]).x0
@@ -164,7 +167,7 @@ def test_dpm_solver_pp_2m_is_its_published_update(eta: float) -> None:
             estimate = (1 + 1 / (2 * r)) * newest - 1 / (2 * r) * older
         (_, s_t), (a_s, s_s) = nodes[i : i + 2]
         damping = math.exp(-(eta**2) * h) if eta > 0 else 1.0
-        noise = RNG.at(i).normal((2,), Purpose.STEP).double()
+        noise = next(draws, torch.zeros_like(x))
         x = (
             s_s / s_t * damping * x
             - a_s * math.expm1(-(1 + eta**2) * h) * estimate

@@ -8,10 +8,11 @@ from unfog.diffusion import analytic
 from unfog.diffusion.denoiser import Cond, Denoiser, NetworkDenoiser
 from unfog.diffusion.parameterization import V
 from unfog.diffusion.process import Gaussian
-from unfog.diffusion.random import Purpose, Rng
+from unfog.diffusion.random import Rng
 from unfog.diffusion.schedule import VariancePreserving, linear
 from unfog.sampling.gaussian import DDIM, DDPM, DPMSolverPP2M, Heun
 from unfog.sampling.grid import Trailing
+from unfog.sampling.noise import noises
 from unfog.sampling.sampler import Sampler, Step, require_finite, sample
 
 SCHEDULE = VariancePreserving()
@@ -31,22 +32,23 @@ def test_noise_drawn_ahead_is_the_noise_of_each_step(monkeypatch: pytest.MonkeyP
     x = DATA.process.prior((3,), rng=rng, dtype=torch.float64)
     expected = sample(DATA, DDPM(), times, x, rng=rng)
     # Six numbers a step: one, one, or two steps at a time.
-    monkeypatch.setattr("unfog.sampling.sampler._NOISE_AT_ONCE", ahead)
+    monkeypatch.setattr("unfog.sampling.noise._AT_ONCE", ahead)
     assert torch.equal(sample(DATA, DDPM(), times, x, rng=rng), expected)
 
 
-def test_the_k_th_noise_is_that_of_step_k() -> None:
+def test_each_step_injects_its_noise_of_the_path() -> None:
     rng, times = Rng.of(0, 2), torch.tensor([1.0, 0.6, 0.3], dtype=torch.float64)
     x = DATA.process.prior((3,), rng=rng, dtype=torch.float64)
     quiet, noisy = DDIM(0.0), DDPM()
     rows = noisy.table(SCHEDULE, times)
     states = [step.x for step in noisy.steps(DATA, x, times, rng=rng)]
+    drawn = list(noises(rows, x, rng))
     for k, (row, state) in enumerate(zip(rows, [x, *states], strict=False)):
         move = row.moves[0]
         mean = move.x * state + move.x0[0] * DATA(state, torch.tensor(row.t, dtype=torch.float64)).x0
         noise = (states[k] - mean) / move.noise
         # Undoing the sum costs a few roundings.
-        torch.testing.assert_close(noise, rng.at(k).normal((3,), Purpose.STEP).double(), rtol=0, atol=1e-13)
+        torch.testing.assert_close(noise, drawn[k], rtol=0, atol=1e-13)
     assert not any(move.noise for row in quiet.table(SCHEDULE, times) for move in row.moves)
 
 
@@ -123,4 +125,4 @@ def test_samples_that_are_not_finite_are_named(value: float) -> None:
 
 def test_tables_can_be_printed() -> None:
     row = DDIM().table(SCHEDULE, torch.tensor([1.0, 0.0]))[0]
-    assert repr(row) == "Row(t=1.0, moves=(Move(x=0.0, x0=(1.0,), noise=0.0, commits=True),), s=0.0)"
+    assert repr(row) == "Row(t=1.0, moves=(Move(x=0.0, x0=(1.0,), noise=0.0, commits=True, span=None),), s=0.0)"

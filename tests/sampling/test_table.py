@@ -7,13 +7,13 @@ from unfog.diffusion.process import Gaussian
 from unfog.diffusion.schedule import Cosine, RectifiedFlow, Schedule, VarianceExploding, VariancePreserving, linear
 from unfog.sampling.gaussian import DDIM, DDPM
 from unfog.sampling.grid import Trailing
-from unfog.sampling.table import Move, Node, Row, gaussian_moments, grid_nodes, log_kept, transition
+from unfog.sampling.table import Grid, Move, Node, Row, gaussian_moments, log_kept, transition
 
 SCHEDULES = [VariancePreserving(), Cosine(), RectifiedFlow(2.0), VarianceExploding()]
 
 
 def pair(schedule: Schedule, t: float = 0.7, s: float = 0.4) -> tuple[Node, Node]:
-    first, second = grid_nodes(schedule, torch.tensor([t, s], dtype=torch.float64))
+    first, second = Grid.of(schedule, torch.tensor([t, s], dtype=torch.float64))
     return first, second
 
 
@@ -72,7 +72,7 @@ def test_eta_1_is_the_first_order_sde_solver() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_the_ends_of_time_are_exact(eta: float) -> None:
-    noise, middle, clean = grid_nodes(Cosine(), torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+    noise, middle, clean = Grid.of(Cosine(), torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
     assert transition(noise, clean, eta=eta) == Move(0.0, (1.0,), 0.0)
     assert transition(middle, clean, eta=eta) == Move(0.0, (1.0,), 0.0)
     start = transition(noise, middle, eta=eta)
@@ -108,11 +108,11 @@ def test_what_is_kept_falls_with_eta() -> None:
 @pytest.mark.parametrize("times", [[1.0], [], [0.5, 0.5], [0.2, 0.4], [1.1, 0.0], [0.4, -0.1], [math.nan, 0.0]])
 def test_times_that_do_not_fall_within_the_unit_interval_are_refused(times: list[float]) -> None:
     with pytest.raises(ValueError, match=r"^expected (a grid of at least 2 times|times that fall strictly)"):
-        grid_nodes(Cosine(), torch.tensor(times))
+        Grid.of(Cosine(), torch.tensor(times))
 
 
 def test_nodes_know_their_log_snr() -> None:
-    noise, middle, clean = grid_nodes(Cosine(), torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+    noise, middle, clean = Grid.of(Cosine(), torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
     assert (noise.half_log_snr, clean.half_log_snr) == (-math.inf, math.inf)
     assert middle.half_log_snr == pytest.approx(0.0, abs=1e-15)
 

@@ -8,7 +8,7 @@ Sources:
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from unfog.diffusion.checks import require
 from unfog.sampling.sampler import TableSampler
-from unfog.sampling.table import Node, Row, transition
+from unfog.sampling.table import Grid, Node, Row, transition
 
 
 class Variance(Enum):
@@ -37,7 +37,7 @@ class DDPM(TableSampler):
     variance: Variance = Variance.POSTERIOR
     order: ClassVar[int] = 1
 
-    def rows(self, grid: Sequence[Node]) -> Iterator[Row]:
+    def rows(self, grid: Grid) -> Iterator[Row]:
         for t, s in pairwise(grid):
             move = transition(t, s, eta=1.0)
             if self.variance is Variance.BETA and s.sigma > 0:
@@ -60,7 +60,7 @@ class DDIM(TableSampler):
     def __post_init__(self) -> None:
         require(0 <= self.eta <= 1, f"eta in [0, 1], not {self.eta}")
 
-    def rows(self, grid: Sequence[Node]) -> Iterator[Row]:
+    def rows(self, grid: Grid) -> Iterator[Row]:
         for t, s in pairwise(grid):
             yield Row(t.t, (transition(t, s, eta=self.eta),), s.t)
 
@@ -93,7 +93,7 @@ class Heun(TableSampler):
     variable: Variable = Variable.SIGMA
     order: ClassVar[int] = 2
 
-    def rows(self, grid: Sequence[Node]) -> Iterator[Row]:
+    def rows(self, grid: Grid) -> Iterator[Row]:
         for t, s in pairwise(grid):
             euler_step = transition(t, s)
             if s is grid[-1]:
@@ -134,7 +134,7 @@ class DPMSolverPP2M(TableSampler):
     def __post_init__(self) -> None:
         require(0 <= self.eta <= 1, f"eta in [0, 1], not {self.eta}")
 
-    def rows(self, grid: Sequence[Node]) -> Iterator[Row]:
+    def rows(self, grid: Grid) -> Iterator[Row]:
         previous = math.inf
         for t, s in pairwise(grid):
             h = s.half_log_snr - t.half_log_snr

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from unfog.diffusion.checks import require
 from unfog.diffusion.denoiser import Cond, Denoiser
-from unfog.diffusion.random import Purpose, Rng
+from unfog.diffusion.random import Rng
 from unfog.diffusion.schedule import Schedule
-from unfog.sampling.table import Move, Node, Row, grid_nodes
-
-_NOISE_AT_ONCE = 1 << 22  # numbers of noise drawn ahead, so that few large draws replace many small ones
+from unfog.sampling.noise import noises
+from unfog.sampling.table import Grid, Move, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +72,13 @@ class TableSampler(Sampler):
     order: ClassVar[int]
 
     @abstractmethod
-    def rows(self, grid: Sequence[Node]) -> Iterable[Row]:
+    def rows(self, grid: Grid) -> Iterable[Row]:
         """Return the rows of the table for the nodes of a grid."""
 
     @final
     def table(self, schedule: Schedule, times: Tensor) -> list[Row]:
         """Return the whole table: to be printed, plotted, stored or proven."""
-        return list(self.rows(grid_nodes(schedule, times)))
+        return list(self.rows(Grid.of(schedule, times)))
 
     @final
     def steps(
@@ -88,7 +87,7 @@ class TableSampler(Sampler):
         require(len(rng) == len(x), f"one key per sample: {len(x)}, not {len(rng)}")
         rows = self.table(denoiser.process.schedule, times)
         depth = max(len(move.x0) for row in rows for move in row.moves)
-        noise = _noise(rows, x, rng)
+        noise = noises(rows, x, rng)
         # Times stay float64 where the device has it, so that a level of a table is met exactly.
         dtype = torch.float32 if x.device.type == "mps" else torch.float64
         evaluated = torch.tensor([row.t for row in rows], dtype=dtype).to(x.device).unbind()
@@ -155,12 +154,3 @@ def _apply(move: Move, state: Tensor, estimates: Sequence[Tensor], noise: Iterat
     if move.noise > 0:
         result = result.add_(next(noise), alpha=move.noise)
     return result
-
-
-def _noise(rows: Sequence[Row], x: Tensor, rng: Rng) -> Iterator[Tensor]:
-    """Yield the noise of each move that wants some, drawn several moves at once."""
-    count = sum(move.noise > 0 for row in rows for move in row.moves)
-    ahead = max(1, _NOISE_AT_ONCE // max(1, x.numel()))
-    for start in range(0, count, ahead):
-        steps = range(start, min(start + ahead, count))
-        yield from rng.normals(x.shape[1:], Purpose.STEP, steps).to(x).unbind()

@@ -15,11 +15,11 @@ Sources:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -52,12 +52,15 @@ class Move(NamedTuple):
         x0: weights of the estimates, the newest first.
         noise: standard deviation of the fresh noise.
         commits: whether the result becomes the state, or only the point of the next evaluation.
+        span: the half log-SNRs between which the noise acts, the lower one first: it is then the increment of one path
+            (``noise``), which other step counts share. None is noise that nothing else shares.
     """
 
     x: float
     x0: tuple[float, ...]
     noise: float = 0.0
     commits: bool = True
+    span: tuple[float, float] | None = None
 
 
 class Row(NamedTuple):
@@ -68,23 +71,67 @@ class Row(NamedTuple):
     s: float
 
 
-def grid_nodes(schedule: Schedule, times: Tensor) -> list[Node]:
-    """Return the nodes of a grid of times.
+@dataclass(frozen=True)
+class Grid(Sequence[Node]):
+    """The nodes of a grid of times, and the schedule they lie on.
 
-    Args:
+    Attributes:
         schedule: the noise schedule.
-        times: ``(N + 1,)`` falling strictly within [0, 1].
-
-    Raises:
-        ValueError: if the times do not fall, leave [0, 1], or are fewer than two.
+        nodes: at least two, their times falling strictly within [0, 1].
     """
-    times = times.detach().to("cpu", torch.float64)
-    require(times.ndim == 1 and len(times) >= 2, f"a grid of at least 2 times, not of shape {tuple(times.shape)}")
-    values = times.tolist()
-    if not (values[0] <= 1 and values[-1] >= 0 and all(t > s for t, s in pairwise(values))):
-        raise ValueError(f"expected times that fall strictly within [0, 1], not {[round(v, 6) for v in values]}")
+
+    schedule: Schedule
+    nodes: tuple[Node, ...]
+
+    @staticmethod
+    def of(schedule: Schedule, times: Tensor) -> "Grid":
+        """Return the grid of some times.
+
+        Args:
+            schedule: the noise schedule.
+            times: ``(N + 1,)`` falling strictly within [0, 1].
+
+        Raises:
+            ValueError: if the times do not fall, leave [0, 1], or are fewer than two.
+        """
+        times = times.detach().to("cpu", torch.float64)
+        require(times.ndim == 1 and len(times) >= 2, f"a grid of at least 2 times, not of shape {tuple(times.shape)}")
+        values = times.tolist()
+        if not (values[0] <= 1 and values[-1] >= 0 and all(t > s for t, s in pairwise(values))):
+            raise ValueError(f"expected times that fall strictly within [0, 1], not {[round(v, 6) for v in values]}")
+        return Grid(schedule, tuple(_nodes(schedule, times)))
+
+    @property
+    def steps(self) -> int:
+        """The number of steps, one less than there are nodes."""
+        return len(self.nodes) - 1
+
+    def at(self, t: float) -> Node:
+        """Return the node of a time, which need not be one of the grid's."""
+        return _nodes(self.schedule, torch.tensor([t], dtype=torch.float64))[0]
+
+    def between(self, t: Node, s: Node, part: float) -> Node:
+        """Return the node that lies a part in (0, 1) of the way from t to s, in half log-SNR; both must be finite."""
+        half = t.half_log_snr + part * (s.half_log_snr - t.half_log_snr)
+        return self.at(self.schedule.time(torch.tensor(2.0 * half, dtype=torch.float64)).item())
+
+    @overload
+    def __getitem__(self, index: int) -> Node: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Node]: ...
+    def __getitem__(self, index: int | slice) -> Node | Sequence[Node]:
+        return self.nodes[index]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+
+def _nodes(schedule: Schedule, times: Tensor) -> list[Node]:
     alpha, sigma = schedule.scales(times)
-    return [Node(*node) for node in zip(values, alpha.tolist(), sigma.tolist(), strict=True)]
+    return [Node(*node) for node in zip(times.tolist(), alpha.tolist(), sigma.tolist(), strict=True)]
 
 
 def log_kept(t: Node, s: Node, eta: float) -> float:
@@ -115,7 +162,44 @@ def transition(t: Node, s: Node, *, eta: float = 0.0, weights: Sequence[float] =
     h = s.half_log_snr - t.half_log_snr
     b = -s.alpha * math.expm1(kept - h)
     noise = s.sigma * math.sqrt(-math.expm1(2.0 * kept)) if kept < 0 else 0.0
-    return Move(a, tuple(b * weight for weight in weights), noise, commits)
+    span = (t.half_log_snr, s.half_log_snr) if noise > 0 else None
+    return Move(a, tuple(b * weight for weight in weights), noise, commits, span)
+
+
+def share(a: float, m: float, b: float) -> float:
+    """Return the part in [0, 1] that the noise from a to m has in the variance of that from a to b.
+
+    Noise fades as the signal grows: ``e^(2 (m - b)) (1 - e^(2 (a - m))) / (1 - e^(2 (a - b)))`` for half log-SNRs
+    ``a < m < b``, either end of which may be infinite.
+    """
+    return math.exp(2.0 * (m - b)) * math.expm1(2.0 * (a - m)) / math.expm1(2.0 * (a - b))
+
+
+def span_ends(rows: Sequence[Row]) -> list[float]:
+    """Return the half log-SNRs at which the spans of a table's noise begin and end, rising."""
+    return sorted({end for row in rows for move in row.moves if move.noise > 0 for end in move.span or ()})
+
+
+def noise_weights(rows: Sequence[Row]) -> list[dict[int, float]]:
+    """Return the noise of each move that wants some as a combination of independent unit normal numbers.
+
+    Number k below ``len(span_ends(rows)) - 1`` belongs to the noise between that end and the next; those from there on
+    to moves without a span, in their order. Spans that overlap share what lies in both.
+    """
+    ends, weights = span_ends(rows), list[dict[int, float]]()
+    place = {end: k for k, end in enumerate(ends)}
+    apart = max(0, len(ends) - 1)
+    for move in (move for row in rows for move in row.moves if move.noise > 0):
+        if move.span is None:
+            weights.append({apart: 1.0})
+            apart += 1
+            continue
+        a, b = move.span
+        cells = range(place[a], place[b])
+        added = [math.exp(2.0 * (ends[k + 1] - b)) * math.expm1(2.0 * (ends[k] - ends[k + 1])) for k in cells]
+        whole = math.expm1(2.0 * (a - b))
+        weights.append({k: math.sqrt(part / whole) for k, part in zip(cells, added, strict=True)})
+    return weights
 
 
 def gaussian_moments(rows: Sequence[Row], schedule: Schedule, mean: float, variance: float) -> tuple[float, float]:
@@ -127,11 +211,12 @@ def gaussian_moments(rows: Sequence[Row], schedule: Schedule, mean: float, varia
     Returns:
         Mean and variance of what the sampler returns with the exact denoiser.
     """
-    columns = 1 + sum(move.noise > 0 for row in rows for move in row.moves)
-    # Element 0 is the mean, the others the coefficients.
-    x = torch.zeros(1 + columns, dtype=torch.float64)
+    weights = noise_weights(rows)
+    draws = 1 + max((max(combination) for combination in weights), default=-1)
+    # Element 0 is the mean, the others the coefficients: of the prior, then of each normal number.
+    x = torch.zeros(2 + draws, dtype=torch.float64)
     x[1] = schedule.sigma(torch.ones((), dtype=torch.float64)).item()
-    y, estimates, used = x, list[Tensor](), 1
+    y, estimates, noises = x, list[Tensor](), iter(weights)
     times = torch.tensor([row.t for row in rows], dtype=torch.float64)
     for row, alpha, sigma in zip(rows, schedule.alpha(times).tolist(), schedule.sigma(times).tolist(), strict=True):
         gain = alpha * variance / (alpha**2 * variance + sigma**2)
@@ -141,8 +226,8 @@ def gaussian_moments(rows: Sequence[Row], schedule: Schedule, mean: float, varia
         for move in row.moves:
             y = move.x * x + sum((w * e for w, e in zip(move.x0, estimates, strict=False)), torch.zeros_like(x))
             if move.noise > 0:
-                used += 1
-                y[used] += move.noise
+                for k, weight in next(noises).items():
+                    y[2 + k] += move.noise * weight
             if move.commits:
                 x = y
     return x[0].item(), x[1:].square().sum().item()
