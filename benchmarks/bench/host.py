@@ -19,8 +19,9 @@ from unfog.diffusion.parameterization import Eps
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.random import Purpose, Rng
 from unfog.diffusion.schedule import linear, linear_betas
-from unfog.sampling.gaussian import DDIM, DPMSolverPP2M, Heun
+from unfog.sampling.gaussian import DDIM, Heun
 from unfog.sampling.grid import Trailing
+from unfog.sampling.multistep import DPMSolverPP2M
 from unfog.sampling.sampler import Sampler, sample
 
 STEPS = 20

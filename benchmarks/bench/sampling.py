@@ -16,8 +16,9 @@ from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
 from unfog.recipe.build import build_network, build_pipeline
 from unfog.sampling.codec.codec import Identity
 from unfog.sampling.conditioning.conditioner import Unconditional
-from unfog.sampling.gaussian import DDIM, DPMSolverPP2M
+from unfog.sampling.gaussian import DDIM
 from unfog.sampling.grid import Trailing
+from unfog.sampling.multistep import DPMSolverPP2M
 from unfog.sampling.sampler import Sampler
 
 EVALUATIONS = 10

@@ -19,6 +19,7 @@ from unfog.recipe.load import override
 from unfog.recipe.run import initial_network
 from unfog.recipe.schema import Recipe
 from unfog.recipes import named
+from unfog.training.ema import average_of
 from unfog.training.trainer import Trainer
 
 RECIPE = "mnist-small"
@@ -136,7 +137,8 @@ class UnfogTraining:
     def ema_network(self) -> nn.Module:
         """Return the network with the average that the recipe samples from."""
         network = initial_network(self.recipe)
-        network.load_state_dict(self._trainer.state().tensors[f"ema-{self.recipe.average:.3f}"])
+        group = "model" if self.recipe.average is None else average_of(self.recipe.average).name
+        network.load_state_dict(self._trainer.state().tensors[group])
         return network.eval()
 
     def settings(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from unfog.recipe.run import Run, StoredWeights
 from unfog.recipe.schema import SaveConfig
 from unfog.recipe.trackers import Tracker, open_trackers, tell
 from unfog.training.ema import average_of
-from unfog.training.run import step_record
+from unfog.training.run import is_logged, step_record
 from unfog.training.spread import whole
 from unfog.training.step import TrainStep
 from unfog.training.trainer import NonFiniteError, Trainer
@@ -71,7 +71,7 @@ def _watched(
         if trainer.index and _is_due(trainer, save):
             _draw(trainer, run, trackers)  # a kill may have come between the checkpoint and its picture
         for step in steps:
-            if step.index % save.log_every == 0 or not step.applied:
+            if is_logged(step, save.log_every):
                 for tracker in trackers:
                     tell(tracker, step_record(step))
             if _is_due(trainer, save):

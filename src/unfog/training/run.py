@@ -103,6 +103,11 @@ def run_training(
         return _closing(steps, log, opened.pop_all())
 
 
+def is_logged(step: TrainStep, log_every: int) -> bool:
+    """Return whether a step is told of: every ``log_every``-th, and each that could not be applied."""
+    return step.index % log_every == 0 or not step.applied
+
+
 class _Log:
     """The log of a run in process 0, and nothing in the others."""
 
@@ -112,7 +117,7 @@ class _Log:
         """Write what there is to be told of a step."""
         if self.writer is None:
             return
-        if step.index % log_every == 0 or not step.applied:
+        if is_logged(step, log_every):
             self.writer.write(step_record(step))
         if step.failures:
             write_failures(folder, step.failures)
