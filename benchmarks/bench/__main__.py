@@ -41,6 +41,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=6, help="rounds in which each contender has its turn (6)")
     parser.add_argument("--quick", action="store_true", help="show that it works; the figures mean nothing")
+    parser.add_argument("--render-only", action="store_true", help="write the page from the records there are")
     found = parser.parse_args()
     found.only = [name.strip() for name in found.only.split(",")]
     if unknown := [name for name in found.only if name not in SECTIONS]:
@@ -53,6 +54,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure the sections asked for."""
     asked = arguments()
+    if asked.render_only:
+        insert(page.PAGE, page.render(record.load_all()), page.COMMAND)
+        return
     plan = Plan(1, quick=True) if asked.quick else Plan(asked.repeats)
     began, where = datetime.now(UTC).isoformat(timespec="seconds"), machine.describe()
     found = record.Record(began, plan.quick, plan.repeats, where, {}, {})
