@@ -3,13 +3,15 @@ BIN := .venv/bin
 READY := .venv/.ready
 BENCH_READY := .venv/.ready-benchmarks
 
-.PHONY: help demo test test-all bench campaign lint format
+.PHONY: help demo test test-all bench campaign orders figures lint format
 
 help:
 	@echo "make demo      train on real handwritten digits and write a report"
 	@echo "make test      run the tests (under ten minutes)"
 	@echo "make test-all  run the long ones too"
 	@echo "make bench     measure speed and memory beside other libraries (a quarter of an hour)"
+	@echo "make orders    measure the order of every sampler beside other libraries (some minutes)"
+	@echo "make figures   draw the figures of docs/mathematics and of docs/choosing-a-sampler.md"
 	@echo "make campaign  run the long measurements that are missing (hours; stop and go on at will);"
 	@echo "               ONLY=equal chooses some, CORES=0 pins them, ARGS=--list says what there is"
 	@echo "make lint      check format, style and types"
@@ -45,6 +47,12 @@ bench: $(BENCH_READY)
 
 campaign: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.campaign $(if $(ONLY),--only '$(ONLY)') $(if $(CORES),--cores $(CORES)) $(ARGS)
+
+figures: $(READY)
+	$(BIN)/python -m benchmarks.figures
+
+orders: $(BENCH_READY)
+	$(BIN)/python -m benchmarks.orders
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -6,8 +6,9 @@ from unfog.diffusion.analytic import mixture
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.random import Rng
 from unfog.diffusion.schedule import RectifiedFlow
-from unfog.sampling.gaussian import DDIM, DPMSolverPP2M, Heun
+from unfog.sampling.gaussian import DDIM, Heun
 from unfog.sampling.grid import Trailing
+from unfog.sampling.multistep import DPMSolverPP2M
 from unfog.sampling.sampler import Sampler, sample
 
 process = Gaussian(RectifiedFlow())

@@ -21,12 +21,16 @@ class Effort:
         samples: drawn and scored for each sampler.
         resamples: of each bootstrap.
         check_samples: drawn by each sampler that is compared with the ancestral one.
+        likelihood_examples: test images whose bits per dimension are measured.
+        likelihood_draws: times at which the bound is estimated for each of them.
     """
 
     seconds: float = 480.0
     samples: int = 1000
     resamples: int = 200
     check_samples: int = 250
+    likelihood_examples: int = 256
+    likelihood_draws: int = 32
 
 
 @dataclass(frozen=True)
@@ -141,11 +145,67 @@ class Trained:
         return {"digits": 2.0, "mnist-small": 30.0, "cifar10-small": 33.0}[self.recipe]
 
 
-Job = Equal | Scored | Floor | Check | Trained
+class Measure(Enum):
+    """How bits per dimension are found."""
+
+    BOUND = "bound"
+    ODE = "ode"
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bits per dimension of the test images under a trained recipe: the variational bound, or the ODE's likelihood."""
+
+    recipe: str
+    measure: Measure = Measure.BOUND
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        """Its name, and that of its record."""
+        return f"bits/{self.recipe}/{self.measure.value}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the jobs that come before."""
+        return (Trained(self.recipe, self.seed).id,)
+
+    @property
+    def minutes(self) -> float:
+        """Expected time."""
+        return 6.0 if self.measure is Measure.BOUND else 12.0
+
+
+@dataclass(frozen=True)
+class FitSampler:
+    """Samplers of few evaluations fitted to a trained recipe, beside the best fixed ones."""
+
+    recipe: str
+    seed: int = 0
+
+    @property
+    def id(self) -> str:
+        """Its name, and that of its record."""
+        return f"fit/{self.recipe}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the jobs that come before."""
+        return (Trained(self.recipe, self.seed).id,)
+
+    @property
+    def minutes(self) -> float:
+        """Expected time."""
+        return 25.0
+
+
+Job = Equal | Scored | Floor | Check | Trained | Bits | FitSampler
 
 SEEDS = (0, 1, 2)
 PEERS = (System.DIFFUSERS, System.DDPM_PYTORCH)
 RECIPES = ("digits", "mnist-small", "cifar10-small")
+MEASURED_IN_BITS = ("mnist-small", "cifar10-small")
+FITTED_TO, FITTED_STEPS = ("mnist-small", "cifar10-small"), (4, 6, 8, 10)
 
 
 def queue() -> tuple[Job, ...]:
@@ -158,4 +218,7 @@ def queue() -> tuple[Job, ...]:
         equal += [Equal(system, seed) for system in System]
         equal += [Scored(system, seed) for system in System]
     checks = [Check(system) for system in PEERS]
-    return (*equal, *checks, *(Trained(recipe, seed) for seed in SEEDS for recipe in RECIPES))
+    trained = [Trained(recipe, seed) for seed in SEEDS for recipe in RECIPES]
+    bits = [Bits(recipe, measure) for recipe in MEASURED_IN_BITS for measure in Measure]
+    fits = [FitSampler(recipe) for recipe in FITTED_TO]
+    return (*equal, *checks, *trained, *bits, *fits)

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.campaign.jobs import Check, Effort, Equal, Floor, Job, Scored, Trained
-from benchmarks.campaign.record import Places, Start, circumstances, write_record
+from benchmarks.campaign.jobs import Bits, Check, Effort, Equal, FitSampler, Floor, Job, Measure, Scored, Trained
+from benchmarks.campaign.record import Places, Start, circumstances, read_record, write_record
 from unfog.cli import main as unfog
 
 
@@ -23,6 +24,12 @@ def _content(job: Job, effort: Effort, places: Places, folder: Path) -> dict[str
     if isinstance(job, Trained):
         train_recipe(job, folder / "run")
         return {"seed": job.seed, "measured": evaluation_of(folder / "run"), "adopted": False}
+    if isinstance(job, Bits):
+        return {"seed": job.seed, "measured": measure_bits(trained_run(job, places), job.measure, effort)}
+    if isinstance(job, FitSampler):
+        from benchmarks.campaign.fitted import run_fitted
+
+        return {"seed": job.seed, "measured": run_fitted(job, effort, places)}
     from benchmarks.campaign import equal
 
     before = places.folder(job.needs[0]) if job.needs else folder
@@ -57,6 +64,43 @@ def train_recipe(job: Trained, folder: Path) -> None:
     status = unfog(arguments)
     if status:
         raise RuntimeError(f"unfog {' '.join(arguments)} ended with status {status}")
+
+
+def trained_run(job: Bits | FitSampler, places: Places) -> Path:
+    """Return the folder of the run that a job measures: the campaign's own, or the one that was adopted.
+
+    Raises:
+        FileNotFoundError: if it is not there any more.
+    """
+    (needed,) = job.needs
+    created = read_record(places.record(needed))["measured"]["run_created"]
+    candidates = (places.folder(needed) / "run", places.work.parent / job.recipe)
+    for folder in candidates:
+        manifest = folder / "manifest.json"
+        if manifest.is_file() and json.loads(manifest.read_text())["created"] == created:
+            return folder
+    raise FileNotFoundError(
+        f"the run of {needed}, begun {created}, is neither {candidates[0]} nor {candidates[1]}; bring it back, or "
+        f"remove its record and make campaign ONLY={needed}"
+    )
+
+
+def measure_bits(folder: Path, measure: Measure, effort: Effort) -> dict[str, Any]:
+    """Return the bits per dimension of a run's test images, as ``unfog evaluate --bound`` or ``--likelihood`` does."""
+    from unfog.cli.bound import measured, measured_exactly
+    from unfog.evaluation.bound import Effort as BoundEffort
+    from unfog.evaluation.likelihood import Effort as ODEEffort
+    from unfog.recipe.run import Run
+
+    run = Run.open(folder)
+    seed, began = run.recipe.evaluation.seed, time.perf_counter()
+    if measure is Measure.BOUND:
+        wanted = BoundEffort(effort.likelihood_examples, effort.likelihood_draws, seed=seed)
+        _, numbers = measured(run, run.weights(), run.data().test, wanted)
+    else:
+        exact = ODEEffort(effort.likelihood_examples, seed=seed)
+        _, numbers = measured_exactly(run, run.weights(), run.data().test, exact)
+    return {**numbers, "seconds": time.perf_counter() - began}
 
 
 def adopt(folder: Path, job: Trained, places: Places) -> None:

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unfog.api import load, save_images, train
+    from unfog.api import fit_sampler, fitted, load, save_images, train
     from unfog.pipeline import Pipeline, SampleRequest, Samples, SampleSettings
     from unfog.recipe.schema import Recipe
 
@@ -29,6 +29,8 @@ __all__ = [
     "SampleSettings",
     "Samples",
     "__version__",
+    "fit_sampler",
+    "fitted",
     "load",
     "save_images",
     "train",
@@ -40,6 +42,8 @@ _PLACES = {
     "SampleRequest": "unfog.pipeline",
     "SampleSettings": "unfog.pipeline",
     "Samples": "unfog.pipeline",
+    "fit_sampler": "unfog.api",
+    "fitted": "unfog.api",
     "load": "unfog.api",
     "save_images": "unfog.api",
     "train": "unfog.api",

@@ -1,11 +1,15 @@
 """The calls that most people need, from training to pictures."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from unfog.pipeline import Pipeline, Samples
+from unfog.evaluation.fit import Fit, fit_steps
+from unfog.evaluation.measure import describe
+from unfog.pipeline import Pipeline, Samples, SampleSettings
 from unfog.recipe import export
 from unfog.recipe.data import open_data
+from unfog.recipe.fitted import FittedCard, Gain, find_fitted, fixed_tables, store_fitted
 from unfog.recipe.load import override
 from unfog.recipe.run import Run
 from unfog.recipe.schema import Recipe
@@ -46,6 +50,52 @@ def load(run: str | Path) -> Pipeline:
         FileNotFoundError: if the run has saved nothing yet.
     """
     return Run.open(Path(run)).pipeline()
+
+
+def fit_sampler(run: str | Path, steps: int, *, guidance: float | None = None, seed: int = 0) -> Fit:
+    """Fit a sampler to a run, and store it with the run if it is nearer to the accurate solution than any fixed one.
+
+    Takes some minutes. ``fit.settings`` sample with what is best.
+
+    Args:
+        run: the run folder.
+        steps: evaluations of the network for one sample, without those of guidance.
+        guidance: scale that it is for; the recipe's own unless given.
+        seed: of the noises that it is fitted on.
+
+    Raises:
+        ValueError: if the folder is no run, or the model cannot be guided.
+        FileNotFoundError: if the run has saved nothing yet.
+    """
+    opened = Run.open(Path(run))
+    default, weights = opened.recipe.sample, opened.weights()
+    scale = default.guidance if guidance is None else guidance
+    fitting = fit_steps(
+        opened.pipeline(weights), fixed_tables(default, steps), steps, guidance=scale, bounds=default.bounds, seed=seed
+    )
+    *_, (_, fit) = fitting
+    assert fit is not None
+    if fit.kept:
+        gain = Gain.of(fit.distance, fit.fixed_distance, describe(fit.fixed), seed, fit.seconds)
+        store_fitted(opened, FittedCard.of(fit.settings, weights, gain))
+    return fit
+
+
+def fitted(run: str | Path, steps: int, *, guidance: float | None = None) -> SampleSettings:
+    """Return how to sample with the sampler that ``fit_sampler`` stored with a run.
+
+    Args:
+        run: the run folder.
+        steps: that it was fitted for.
+        guidance: scale that it was fitted for; the recipe's own unless given.
+
+    Raises:
+        ValueError: if there is none, or the run has other weights by now.
+    """
+    opened = Run.open(Path(run))
+    default = opened.recipe.sample
+    wanted = replace(default, steps=steps, guidance=default.guidance if guidance is None else guidance)
+    return find_fitted(opened, wanted, opened.weights()).settings
 
 
 def save_images(samples: Samples, folder: str | Path) -> Path:

@@ -13,9 +13,10 @@ from torch import Tensor
 from unfog.diffusion.checks import require
 from unfog.diffusion.denoiser import Denoiser
 from unfog.diffusion.random import Rng
-from unfog.sampling.codec.codec import Codec
+from unfog.sampling.codec.codec import Codec, Identity
 from unfog.sampling.conditioning.conditioner import Conditioner, Label
 from unfog.sampling.grid import TimeGrid
+from unfog.sampling.guidance.bounds import Bounded, Bounds
 from unfog.sampling.guidance.classifier_free import ClassifierFree
 from unfog.sampling.sampler import Sampler, Step, require_finite
 
@@ -29,20 +30,27 @@ class SampleSettings:
         grid: where it evaluates.
         steps: steps of the grid, at least 1.
         guidance: scale of classifier-free guidance; 1 is none.
+        bounds: within which estimates are kept after guidance; None leaves them.
     """
 
     sampler: Sampler
     grid: TimeGrid
     steps: int = 20
     guidance: float = 1.0
+    bounds: Bounds | None = None
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, f"steps of at least 1, got {self.steps}")
 
     @property
     def evaluations(self) -> int:
-        """How often the network is called for one sample; guidance calls it twice."""
+        """How often the network is called for one sample (adaptive samplers: at most); guidance calls it twice."""
         return self.sampler.evaluations(self.steps) * (1 if self.guidance in (0.0, 1.0) else 2)
+
+    @property
+    def cost(self) -> str:
+        """What a sample costs, in words: the number of evaluations."""
+        return f"{'at most ' if self.sampler.adaptive else ''}{self.evaluations} evaluations"
 
 
 @dataclass(frozen=True)
@@ -159,16 +167,15 @@ class Pipeline:
         settings = request.settings or self.settings
         self.denoiser.eval()
         times = settings.grid.times(self.denoiser.process.schedule, settings.steps)
-        calls = settings.sampler.evaluations(settings.steps)
         for start in range(0, request.count, request.batch_size):
             stop = min(start + request.batch_size, request.count)
             for step in self._steps(request, settings, times, start, stop):
-                finished = step.index == calls - 1
+                finished = step.progress == 1
                 if finished:
                     require_finite(step.x)
-                decoded = Step(step.index, step.t, self.codec.decode(step.x), self.codec.decode(step.x0))
-                done = start * calls + (stop - start) * (step.index + 1)
-                yield Preview(start, decoded, done / (request.count * calls), finished)
+                decoded = replace(step, x=self.codec.decode(step.x), x0=self.codec.decode(step.x0))
+                done = start + (stop - start) * step.progress
+                yield Preview(start, decoded, done / request.count, finished)
 
     def _steps(
         self, request: SampleRequest, settings: SampleSettings, times: Tensor, start: int, stop: int
@@ -177,6 +184,8 @@ class Pipeline:
         index = torch.arange(start, stop, device=device)
         rng = Rng.of(request.seed, index + request.first, device=device)
         denoiser, cond = self._conditioned(request, settings, start, stop, device)
+        if settings.bounds is not None:
+            denoiser = Bounded(denoiser, settings.bounds)
         x = denoiser.process.prior(self.shape, rng=rng, device=device)
         yield from settings.sampler.steps(denoiser, x, times, cond, rng=rng)
 
@@ -195,7 +204,13 @@ class Pipeline:
     def check(self, request: SampleRequest) -> None:
         """Raise ``ValueError`` if the model cannot do what is asked."""
         settings = request.settings or self.settings
-        settings.grid.times(self.denoiser.process.schedule, settings.steps)  # refuses counts that it cannot hold
+        # A grid refuses counts that it cannot hold, a sampler what it cannot do on one.
+        times = settings.grid.times(self.denoiser.process.schedule, settings.steps)
+        settings.sampler.check(self.denoiser, times)
+        require(
+            settings.bounds is None or isinstance(self.codec, Identity),
+            f"bounds=None, got {settings.bounds}: they are those of data, and what is sampled here are codes of them",
+        )
         if request.labels is None:
             require(
                 not isinstance(self.conditioner, Label) or self.conditioner.dropout > 0,

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 from benchmarks.campaign.__main__ import main
-from benchmarks.campaign.jobs import Effort, Trained
+from benchmarks.campaign.jobs import Bits, Effort, Measure, Trained
 from benchmarks.campaign.record import Places, Start, circumstances, read_record, write_record
-from benchmarks.campaign.run import adopt, run_job, train_recipe
+from benchmarks.campaign.run import adopt, run_job, train_recipe, trained_run
 
 from unfog.cli import main as unfog
 
@@ -72,6 +72,21 @@ def test_a_run_of_another_recipe_or_seed_is_not_adopted(run: Path, places: Place
     with pytest.raises(ValueError, match="expected a run of"):
         adopt(run, job, places)
     assert not places.record(job.id).exists()
+
+
+def test_bits_are_measured_of_the_run_that_was_adopted(run: Path, places: Places) -> None:
+    adopt(run, Trained("digits", 1), places)
+    job = Bits("digits", Measure.BOUND, 1)
+    with pytest.raises(FileNotFoundError, match=r"the run of recipe/digits/seed-1, begun .* is neither"):
+        trained_run(job, places)
+    (places.work.parent / "digits").symlink_to(run)
+    run_job(job, Effort(likelihood_examples=4, likelihood_draws=2), places)
+    record = read_record(places.record(job.id))
+    measured = record["measured"]
+    assert (measured["count"], measured["draws"], measured["dimensions"]) == (4, 2, 64)
+    assert measured["origin"]["recipe"] == "digits"
+    assert {bound["steps"] for bound in measured["bounds"]} == {None, 1000}
+    assert len(record["source"]) == 64
 
 
 def test_a_run_that_was_not_evaluated_is_not_adopted(run: Path, places: Places, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.campaign.jobs import Check, Equal, Floor, Scored, System, Trained, queue
+from benchmarks.campaign.jobs import Bits, Check, Equal, FitSampler, Floor, Scored, System, Trained, queue
 from benchmarks.campaign.ratio import Distance, over_samples, over_seeds
 from benchmarks.campaign.record import Places, write_record
 from benchmarks.campaign.render import COMMAND, render
@@ -83,6 +83,18 @@ def recipe(seed: int, accuracy: float = 0.9, steps: int = 600) -> Record:
     data = {"name": "digits/train", "count": 1438, "fingerprint": "f"}
     measured = {"evaluation": evaluation, "steps": steps, "batch_size": 128, "training_seconds": 60.0, "data": data}
     return {**MADE, "seed": seed, "measured": {**measured, "run_command": f"unfog train digits train.seed={seed}"}}
+
+
+def bits(value: float) -> Record:
+    means = {"values": [0.3, 0.2, 0.0], "errors": [0.01, 0.01, 0.0]}
+    curve = {"times": [0.1, 0.5, 0.9], "log_snr": [9.0, 0.0, -9.0], "terms": means, "shares": means}
+    parts = {"prior": score(1e-6), "diffusion": score(value - 0.5), "reconstruction": score(0.5)}
+    whole = {"total": score(value), "nats": score(100 * value), "curve": curve, **parts}
+    methods = {"continuous time": None, "beta variance": 1000}
+    bounds = [{"method": method, "steps": steps, **whole} for method, steps in methods.items()]
+    machine = {"processor": "abacus", "threads": "1", "accelerator": "none", "torch": "2.0", "date": "2026-01-02"}
+    told = {"count": 256, "draws": 32, "seed": 0, "conditions": ["label"], "seconds": 90.0, "machine": machine}
+    return {**MADE, "seed": 0, "measured": {**told, "bounds": bounds}}
 
 
 class Project:
@@ -225,6 +237,27 @@ def test_one_seed_is_shown_with_its_interval_and_several_with_their_spread(proje
     assert "unfog train digits train.seed=0\nunfog train digits train.seed=2\n" in text
 
 
+def test_bits_per_dimension_are_shown_with_their_interval_a_row_a_method(project: Project) -> None:
+    project.put(Bits("cifar10-small").id, bits(4.25))
+    text = project.render()
+    row = "| 4.250 [4.150, 4.350] | 1.0e-06 | 3.750 | 0.500 | 256 | 0 |"
+    assert f"| `cifar10-small` | variational bound, continuous time {row}" in text
+    assert f"| `cifar10-small` | variational bound, 1000 steps, beta variance {row}" in text
+    assert "given their label" in text
+    assert "`cifar10-small`: 32 times for each image and row, 1.5 min in all" in text
+    with Image.open(project.pages / "docs" / "images" / "bits-per-dimension.png") as image:
+        assert image.width > 500
+
+
+def test_bits_that_are_missing_are_named_beside_their_table(project: Project) -> None:
+    project.put(Bits("mnist-small").id, bits(2.0))
+    text = project.render()
+    section = text[text.index("## Bits per dimension") : text.index("## Equal time")]
+    assert "`bits/cifar10-small/bound`" in section
+    assert "`bits/mnist-small/bound`" not in text
+    assert text.count("`bits/cifar10-small/bound`") == 1
+
+
 def test_the_check_of_the_ancestral_sampler_is_shown(complete: Project) -> None:
     samplers = {name: {"evaluations": n, **quality(3.0)} for name, n in (("ancestral", 1000), ("ddim", 50))}
     complete.put(Check(System.DIFFUSERS).id, {**MADE, "measured": {"samples": 250, "samplers": samplers}})
@@ -258,3 +291,42 @@ def test_a_score_without_its_picture_is_named(complete: Project) -> None:
     (complete.places.records / "score" / "diffusers" / "seed-0-fast.png").unlink()
     with pytest.raises(ValueError, match=r"seed-0-fast\.png"):
         complete.render()
+
+
+def fits(ratio: float = 0.5) -> Record:
+    rows = [
+        {
+            "evaluations": n,
+            "kept": True,
+            "fixed": "DDIM on Trailing",
+            "iterations": 7,
+            "seconds": 120.0,
+            "cpu_seconds": 100.0,
+            "distance": score(0.8 * ratio),
+            "fixed_distance": score(0.8),
+            "ratio": score(ratio),
+            "frechet": 0.3,
+            "fixed_frechet": 0.6,
+        }
+        for n in (4, 8)
+    ]
+    run = {"step": 2000, "weights": "ema-0.050", "sha256": "f"}
+    accurate = {"settings": "DDIM, 96 steps", "error": score(0.002)}
+    return {**MADE, "measured": {"run": run, "samples": 100, "accurate": accurate, "features": "own", "rows": rows}}
+
+
+def test_fitted_samplers_stand_beside_the_best_fixed_ones(complete: Project) -> None:
+    complete.put(FitSampler("mnist-small").id, fits())
+    complete.put(FitSampler("cifar10-small").id, fits(0.75))
+    text = complete.render()
+    told = "| `mnist-small` | 4 | DDIM on Trailing | 0.8000 | 0.4000 | **0.50 [0.40, 0.60]** | 0.6: reached |"
+    assert f"{told} 0.600 | 0.300 | 0.50 | 2.0 min |" in text
+    same = "DDIM on Trailing | 0.8000 | 0.6000 | **0.75 [0.65, 0.85]**"
+    assert f"| `cifar10-small` | 4 | {same} | 0.6: not reached |" in text
+    assert f"| `cifar10-small` | 8 | {same} | 1: reached |" in text
+    assert "accurate solution by DDIM, 96 steps, 0.0020 from that of half the steps" in text
+    assert (complete.pages / "docs" / "images" / "fitted-samplers.png").is_file()
+
+
+def test_fits_that_are_missing_are_named(complete: Project) -> None:
+    assert "`fit/mnist-small`, `fit/cifar10-small`" in complete.render()

@@ -34,6 +34,17 @@ def test_the_schedule_of_a_recipe_or_run_is_shown(which: str, run: Path, capsys:
     assert "cosine" in capsys.readouterr().out
 
 
+def test_schedules_are_drawn_over_each_other(here: Path, capsys: Capture) -> None:
+    others = ["--beside", "{kind: shifted, schedule: cosine, scale: 0.25}", "--beside", "digits", "--beside", "cosine"]
+    assert main(["inspect", "schedule", "linear-betas", "steps=40", *others, "--points", "2", "--plot", "all.svg"]) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[-1] == "all.svg"
+    assert "shifted(schedule=cosine, scale=0.25)" in told
+    assert "linear_betas(steps=40, clean=exact)" in told
+    drawn = Path("all.svg").read_text()
+    assert all(words in drawn for words in ("alpha_bar", ">beta<", "linear-betas steps=40", ">cosine<", ">digits<"))
+
+
 def test_a_sampler_is_shown_as_its_table(capsys: Capture) -> None:
     arguments = ["--schedule", "rectified_flow", "--grid", "trailing", "--steps", "2"]
     assert main(["inspect", "sampler", "euler", *arguments]) == 0
@@ -46,6 +57,12 @@ def test_a_sampler_is_shown_as_its_table(capsys: Capture) -> None:
 def test_a_look_ahead_is_told_from_a_step(capsys: Capture) -> None:
     assert main(["inspect", "sampler", "heun", "--steps", "3"]) == 0
     assert capsys.readouterr().out.count("looks ahead") == 2
+
+
+def test_noise_that_is_raised_before_an_evaluation_is_told_from_a_step(capsys: Capture) -> None:
+    assert main(["inspect", "sampler", "edm_churn", "--steps", "3"]) == 0
+    # Not before the first, which begins at the end of the schedule.
+    assert capsys.readouterr().out.count("before the evaluation") == 2
 
 
 def test_the_sampler_of_a_recipe_is_shown_as_it_is_there(capsys: Capture) -> None:
@@ -78,6 +95,8 @@ def test_a_run_is_shown(run: Path, capsys: Capture) -> None:
         (["schedule", "rectified_flow", "shift=-1"], "expected a positive shift, not -1.0"),
         (["schedule", "rectified_flow", "shift"], "expected name=value, got 'shift'"),
         (["schedule", "digits", "shift=2"], "a recipe's own settings are shown"),
+        (["schedule", "cosine", "--beside", "cosin"], "did you mean cosine?"),
+        (["schedule", "cosine", "--plot", "curve.pdf"], "expected a file that ends in .png or .svg, got curve.pdf"),
         (["sampler", "huen"], "did you mean heun?"),
         (["sampler", "heun", "--steps", "0"], "steps of at least 1"),
         (["network", "digit"], "did you mean digits?"),

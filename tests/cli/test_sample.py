@@ -76,6 +76,26 @@ def test_the_other_convention_of_guidance_is_converted(run: Path, here: Path) ->
     assert settings["guidance"] == 2.5
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("clip", {"kind": "clip", "limit": 1.0}),
+        ("dynamic-threshold", {"kind": "dynamic_threshold", "percentile": 0.995, "limit": 1.0}),
+        ("{kind: clip, limit: 0.5}", {"kind": "clip", "limit": 0.5}),
+        ("none", None),
+    ],
+)
+def test_bounds_are_given_by_name_and_written_with_the_sample(
+    run: Path, here: Path, name: str, kind: dict[str, object] | None
+) -> None:
+    assert main(["sample", str(run), "-n", "1", "--steps", "2", "--bounds", name, "--out", "out"]) == 0
+    settings = told(Path("out/000000.png"))["settings"]
+    assert isinstance(settings, dict)
+    assert settings["bounds"] == kind
+    assert main(["sample", str(run), "--from", "out/000000.png", "--out", "again"]) == 0
+    assert told(Path("again/000000.png")) == told(Path("out/000000.png"))
+
+
 def test_each_call_gets_a_folder_of_its_own(run: Path, capsys: Capture) -> None:
     for _ in range(2):
         assert main(["sample", str(run), "-n", "1", "--steps", "1"]) == 0
@@ -105,10 +125,12 @@ def test_every_sampler_goes_by_its_name(run: Path, here: Path, name: str, kind: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--sampler", "dpmp"], "--sampler: expected one of ddpm, ddim, heun, dpmpp"),
+        (["--sampler", "dpmp"], "--sampler: expected one of ddpm, ddpm_learned, ddim, heun"),
         (["--sampler", "ddimm"], "did you mean ddim?"),
         (["--grid", "karas"], "did you mean karras?"),
         (["--eta", "2", "--sampler", "ddim"], "eta in [0, 1], not 2.0"),
+        (["--bounds", "clop"], "--bounds: expected one of clip, dynamic_threshold, got 'clop'; did you mean clip?"),
+        (["--bounds", "{kind: clip, limit: -1.0}"], "limit above 0, not -1.0"),
         (["--eta", "1", "--sampler", "heun"], "--eta=1.0 means nothing to Heun"),
         (["--guidance", "2", "--guidance-w", "1"], "give one of them"),
         (["--label", "x"], "--label: expected a number from 0 to 9"),

@@ -10,18 +10,25 @@ import importlib
 import inspect
 import pkgutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import unfog.diffusion
 import unfog.sampling
+from unfog.diffusion.curves import LogLinear, Shifted, Spline
+from unfog.diffusion.curves import Sigmoid as SigmoidSchedule
+from unfog.diffusion.denoiser import Cond, Denoiser, Prediction
+from unfog.diffusion.learned import Learned, Learner, Live
 from unfog.diffusion.parameterization import EDM, X0, Eps, Parameterization, V
+from unfog.diffusion.random import Rng
 from unfog.diffusion.schedule import (
     CleanEnd,
+    Cosine,
     RectifiedFlow,
     Schedule,
     Tabulated,
@@ -30,13 +37,38 @@ from unfog.diffusion.schedule import (
     cosine,
     linear,
     scaled_linear,
-    scaled_linear_betas,
 )
-from unfog.diffusion.times import Levels, LogitNormal, LogNormal, LogUniform, Stratified, Times, Uniform
-from unfog.diffusion.weighting import Constant, EDMWeight, MinSNR, Sigmoid, Weight
-from unfog.sampling.gaussian import DDIM, DDPM, DPMSolverPP2M, Heun, Variable, Variance
+from unfog.diffusion.tables import zero_terminal
+from unfog.diffusion.times import (
+    Curriculum,
+    Importance,
+    Levels,
+    LogitNormal,
+    LogNormal,
+    LogUniform,
+    Stratified,
+    Times,
+    Uniform,
+)
+from unfog.diffusion.weighting import P2, Constant, EDMWeight, MinSNR, Sigmoid, Uncertainty, Weight
+from unfog.sampling.ancestral import LearnedDDPM
+from unfog.sampling.fitted import Fitted, Given, Stage
+from unfog.sampling.gaussian import DDIM, DDPM, Heun, Variable, Variance
 from unfog.sampling.grid import Karras, Leading, LogSNRUniform, Quadratic, TimeGrid
-from unfog.sampling.sampler import Sampler, TableSampler
+from unfog.sampling.langevin import AnnealedLangevin, PredictorCorrector
+from unfog.sampling.multistep import (
+    DEIS,
+    PNDM,
+    DPMSolverMultistep,
+    DPMSolverPP2M,
+    DPMSolverPP3M,
+    UniPC,
+    lms,
+)
+from unfog.sampling.picard import Picard
+from unfog.sampling.restart import Interval, Restart
+from unfog.sampling.sampler import Sampler, Step, TableSampler
+from unfog.sampling.singlestep import RK4, DPMSolver, DPMSolverPP, DPMSolverPPSDE, EDMChurn
 from unfog.sampling.table import Grid
 
 with warnings.catch_warnings():
@@ -54,11 +86,12 @@ INTERFACES: dict[str, type] = {
 }
 
 
-def zero_terminal(clean: CleanEnd) -> Tabulated:
-    """Stable Diffusion's table, its square roots shifted and stretched so that the last is 0 (Lin et al. 2024)."""
-    root = torch.cumprod(1.0 - scaled_linear_betas(), 0).sqrt()
-    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return Tabulated(tuple(root.square().tolist()), clean)
+def live() -> Live:
+    """A learner's schedule away from where it began."""
+    learner = Learner(Learned(parts=7)).requires_grad_(False)
+    learner.logits += torch.linspace(-1.0, 1.5, 7)
+    learner.ends += torch.tensor([-1.0, 0.7])
+    return learner.live()
 
 
 @cache
@@ -74,28 +107,58 @@ def representatives() -> dict[type, list[Any]]:
             scaled_linear(),
             scaled_linear(clean=CleanEnd.FIRST_LEVEL),
             cosine(),
-            zero_terminal(CleanEnd.EXACT),
-            zero_terminal(CleanEnd.FIRST_LEVEL),
+            zero_terminal(scaled_linear()),
+            zero_terminal(scaled_linear(clean=CleanEnd.FIRST_LEVEL)),
             Tabulated((0.9, 0.1)),
             Tabulated((0.7, 0.0)),
         ],
+        SigmoidSchedule: [SigmoidSchedule(), SigmoidSchedule(0.0, 3.0, 0.7)],
+        LogLinear: [LogLinear(), LogLinear(20.0, -12.0)],
+        Spline: [Spline(10.0, -6.0, (0.0, 0.07, 0.8, 1.0))],
+        Shifted: [
+            Shifted.for_size(Cosine(), 256),
+            Shifted(VariancePreserving(), 0.5),
+            Shifted(VarianceExploding(), 0.5),
+        ],
+        Live: [live()],
         EDM: [EDM(), EDM(1.7)],
         Constant: [Constant(), Constant(Eps()), Constant(X0()), Constant(V()), Constant(EDM())],
         MinSNR: [MinSNR(), MinSNR(1.0)],
         EDMWeight: [EDMWeight(), EDMWeight(1.7)],
         Sigmoid: [Sigmoid(), Sigmoid(-2.0)],
+        P2: [P2(), P2(0.3, 0.5)],
+        Uncertainty: [Uncertainty(), Uncertainty(P2(), 16)],
         LogNormal: [LogNormal(), LogNormal(0.4, 0.3)],
         LogUniform: [LogUniform(), LogUniform(0.1, 2.0)],
         LogitNormal: [LogitNormal(), LogitNormal(-0.5, 0.6)],
         Stratified: [Stratified(Uniform()), Stratified(LogNormal()), Stratified(Levels())],
+        # Over with its first example, so that what is drawn is its density; test_times.py looks at it in between.
+        Curriculum: [Curriculum(Uniform(), LogNormal(), 1)],
+        Importance: [Importance(Uniform()), Importance(LogNormal(), levels=10)],
         Leading: [Leading(), Leading(offset=1)],
         Quadratic: [Quadratic(), Quadratic(0.8)],
         LogSNRUniform: [LogSNRUniform(), LogSNRUniform(0.05, 20.0)],
         Karras: [Karras(), Karras(3.0, 0.05, 20.0)],
+        Given: [Given((0.9, 0.5, 0.2))],
+        Fitted: [Fitted(VariancePreserving(), (Stage(1.0, 0.9, (1.0,)), Stage(0.4, 0.35, (1.5, -0.5))))],
         DDPM: [DDPM(), DDPM(Variance.BETA)],
         DDIM: [DDIM(), DDIM(0.5), DDIM(1.0)],
         Heun: [Heun(), Heun(Variable.FLOW)],
         DPMSolverPP2M: [DPMSolverPP2M(), DPMSolverPP2M(0.5), DPMSolverPP2M(1.0)],
+        DPMSolverPP3M: [DPMSolverPP3M(), DPMSolverPP3M(published=True)],
+        DPMSolverMultistep: [DPMSolverMultistep(3)],
+        DEIS: [DEIS(), lms()],
+        UniPC: [UniPC(), UniPC(3), UniPC(2, of_noise=True)],
+        PNDM: [PNDM(), PNDM(runge_kutta=False)],
+        RK4: [RK4(), RK4(Variable.FLOW)],
+        DPMSolver: [DPMSolver(2), DPMSolver(3), DPMSolver(2, 1.0)],
+        DPMSolverPP: [DPMSolverPP(2), DPMSolverPP(3), DPMSolverPP(2, 0.5)],
+        DPMSolverPPSDE: [DPMSolverPPSDE(), DPMSolverPPSDE(0.5)],
+        PredictorCorrector: [PredictorCorrector(), PredictorCorrector(EDMChurn(10.0, heun=False), 0.05, 2)],
+        AnnealedLangevin: [AnnealedLangevin(repeats=2)],
+        Restart: [Restart(), Restart(DDIM(), (Interval(), Interval(2.0, 30.0, 1, 2)))],
+        Picard: [Picard(), Picard(DPMSolverPP2M(), 3, 0.0)],
+        EDMChurn: [EDMChurn(10.0), EDMChurn(10.0, heun=False)],
     }
 
 
@@ -125,9 +188,39 @@ def of_class(cls: type) -> list[Any]:
     return [] if needs else [cls()]
 
 
+class Told(Sampler):
+    """A sampler that needs a learned variance, with denoisers that have learned none."""
+
+    def __init__(self, inner: Sampler) -> None:
+        self.inner = inner
+
+    def steps(
+        self, denoiser: Denoiser, x: Tensor, times: Tensor, cond: Cond | None = None, *, rng: Rng
+    ) -> Iterator[Step]:
+        return self.inner.steps(Telling(denoiser), x, times, cond, rng=rng)
+
+    def evaluations(self, steps: int) -> int:
+        return self.inner.evaluations(steps)
+
+
+class Telling(Denoiser):
+    """Answers a variance between its bounds beside another denoiser's x0."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__()
+        self.process, self.inner = inner.process, inner
+
+    def begin(self) -> Denoiser:
+        return Telling(self.inner.begin())
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+        x0 = self.inner(x_t, t, cond).x0
+        return Prediction(x0, torch.full_like(x0, 0.3))
+
+
 def injects_noise(sampler: TableSampler) -> bool:
-    rows = sampler.table(VariancePreserving(), torch.tensor([1.0, 0.6, 0.3, 0.1], dtype=torch.float64))
-    return any(move.noise > 0 for row in rows for move in row.moves)
+    rows = sampler.table(VariancePreserving(), torch.tensor([1.0, 0.6, 0.3, 0.1, 0.05], dtype=torch.float64))
+    return any(move.noise > 0 for row in rows for move in row.all_moves)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -136,6 +229,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("component", classes, ids=lambda cls: cls.__name__)
     for name, interface in INTERFACES.items():
         found = {f"{cls.__name__}{i}": v for cls in concrete(interface) for i, v in enumerate(of_class(cls))}
+        if interface is Sampler:
+            # It goes on one schedule and one grid of its own: its laws are in tests/sampling/test_fitted.py.
+            found = {key: value for key, value in found.items() if not isinstance(value, Fitted)}
+            found = {key: Told(value) if isinstance(value, LearnedDDPM) else value for key, value in found.items()}
         choices = {name: found}
         if interface is Sampler:
             choices["table_sampler"] = {key: value for key, value in found.items() if isinstance(value, TableSampler)}

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from unfog.diffusion.schedule import CleanEnd, Schedule, Tabulated
+from unfog.sampling.fitted import Given
 from unfog.sampling.grid import Leading, Linspace, TimeGrid
 
 STEPS = (1, 2, 3, 7, 30, 50, 333, 999, 1000)
@@ -28,7 +29,9 @@ def test_times_fall_strictly_to_zero_on_every_schedule(grid: TimeGrid, all_of: C
 
 
 def refuses(grid: TimeGrid, schedule: Schedule, steps: int) -> bool:
-    """Grids of levels: they must be those of the table, lie within it, and not be evaluated at t = 0."""
+    """Given times are so many; levels must be those of the table, lie within it, and not be evaluated at t = 0."""
+    if isinstance(grid, Given):
+        return steps != len(grid.given)
     if not isinstance(grid, Leading | Linspace):
         return False
     if isinstance(grid, Leading) and (steps - 1) * (grid.levels // steps) + grid.offset >= grid.levels:

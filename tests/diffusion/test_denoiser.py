@@ -153,4 +153,60 @@ def test_a_network_that_changes_its_input_does_not_change_the_state() -> None:
 
 
 def test_a_prediction_has_no_variance_unless_given() -> None:
-    assert Prediction(torch.zeros(1)).log_variance is None
+    assert Prediction(torch.zeros(1)).variance_fraction is None
+
+
+# --- learned variance
+
+
+class Twice(Recorder):
+    """Answers with twice the channels: its input, and a number that differs between them."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, **cond: Tensor) -> Tensor:
+        answer = super().forward(x, c_noise, **cond)
+        return torch.cat([answer, torch.full_like(answer, 0.5) + answer.detach().sign()], dim=1)
+
+
+def learned(network: nn.Module) -> NetworkDenoiser:
+    return NetworkDenoiser(network, Gaussian(VariancePreserving()), V(), learned_variance=True)
+
+
+def test_a_learned_variance_comes_as_a_fraction_beside_the_estimate() -> None:
+    x_t = torch.tensor([[1.0, -1.0, 0.0]], dtype=torch.float64)
+    denoiser = learned(Twice(torch.float64))
+    fixed = NetworkDenoiser(Recorder(torch.float64), Gaussian(VariancePreserving()), V())
+    found = denoiser(x_t, TIMES[1])
+    assert torch.equal(found.x0, fixed(x_t, TIMES[1]).x0)
+    assert found.variance_fraction is not None
+    # The numbers 1.5, -0.5 and 0.5: halved and shifted, and confined to the bounds.
+    assert found.variance_fraction.tolist() == [[1.0, 0.25, 0.75]]
+    raw = denoiser.output(x_t, TIMES[1])
+    assert raw.variance_fraction is not None
+    assert raw.variance_fraction.tolist() == [[1.25, 0.25, 0.75]]
+    assert torch.equal(raw.prediction, x_t)
+
+
+def test_a_prepared_denoiser_knows_its_learned_variance() -> None:
+    x_t, denoiser = torch.tensor([[1.0, -1.0, 0.0]]), learned(Twice())
+    prepared = denoiser.prepared(TIMES)
+    for t in TIMES:
+        assert torch.equal(prepared(x_t, t).variance_fraction, denoiser(x_t, t).variance_fraction)
+        torch.testing.assert_close(prepared(x_t, t).x0, denoiser(x_t, t).x0)
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_answers_of_another_shape_are_refused(prepare: bool) -> None:
+    x_t = torch.zeros(2, 1, 4)
+    for denoiser, expected in (
+        (learned(Recorder()), r"\(2, 2, 4\) from a network that predicts and whose variance it learns"),
+        # These would broadcast.
+        (NetworkDenoiser(Twice(), Gaussian(VariancePreserving()), V()), r"\(2, 1, 4\) from a network that predicts"),
+    ):
+        asked = denoiser.prepared(TIMES) if prepare else denoiser
+        with pytest.raises(ValueError, match=f"expected an answer of shape {expected}"):
+            asked(x_t, TIMES[0])
+
+
+def test_the_estimate_of_a_prediction_is_the_denoisers() -> None:
+    denoiser, x_t = NetworkDenoiser(Recorder(), Gaussian(VariancePreserving()), EDM()), torch.ones(2, 3)
+    assert torch.equal(denoiser.estimate(x_t, denoiser.predict(x_t, TIMES[1]), TIMES[1]), denoiser(x_t, TIMES[1]).x0)

@@ -6,7 +6,17 @@ from torch import Tensor
 
 from unfog.diffusion.random import Purpose, Rng
 from unfog.diffusion.schedule import CleanEnd, Schedule, VarianceExploding, VariancePreserving, linear, scaled_linear
-from unfog.diffusion.times import Levels, LogitNormal, LogNormal, LogUniform, Stratified, Times, Uniform
+from unfog.diffusion.times import (
+    Curriculum,
+    Importance,
+    Levels,
+    LogitNormal,
+    LogNormal,
+    LogUniform,
+    Stratified,
+    Times,
+    Uniform,
+)
 
 U = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
 
@@ -144,4 +154,66 @@ def test_a_mean_over_stratified_times_is_more_exact() -> None:
 def test_settings_out_of_range_are_refused(make: object) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match=r"^expected (std above 0|0 < sigma_min < sigma_max)"):
+        make()
+
+
+# --- densities that change
+
+
+EASY, HARD = LogitNormal(2.0, 0.5), LogitNormal(-2.0, 0.5)
+
+
+def drawn_at(times: Times, position: int, count: int = 20000) -> Tensor:
+    """Draws of many examples that all come at one position of the run."""
+    rng = Rng.of(1, count, position=torch.full((count,), position))
+    return times.draw(rng, VariancePreserving())
+
+
+@pytest.mark.parametrize(("position", "share"), [(0, 0.0), (250, 0.25), (500, 0.5), (1000, 1.0), (5000, 1.0)])
+def test_a_curriculum_is_the_mixture_that_belongs_to_the_position(position: int, share: float) -> None:
+    t = drawn_at(Curriculum(EASY, HARD, 1000), position)
+    grid = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    cdf = share * normal_cdf((grid.logit() + 2) / 0.5) + (1 - share) * normal_cdf((grid.logit() - 2) / 0.5)
+    found = (t[:, None] <= grid).double().mean(0)
+    # sqrt(n) D exceeds 1.95 for one fair sample in a thousand; the seed is fixed.
+    assert (found - cdf).abs().max() < 1.95 / math.sqrt(len(t))
+
+
+def test_a_curriculum_takes_its_numbers_from_the_second_density() -> None:
+    times = Curriculum(Uniform(), Stratified(Uniform()), 10)
+    rng = Rng.of(3, 64, position=torch.arange(100, 164))
+    assert torch.equal(times.draw(rng, VariancePreserving()), Stratified(Uniform()).draw(rng, VariancePreserving()))
+
+
+@pytest.mark.parametrize("wrap", [Stratified, lambda density: Importance(density, levels=4)])
+def test_a_wrapped_curriculum_moves_on_too(wrap: object) -> None:
+    assert callable(wrap)
+    times = wrap(Curriculum(EASY, HARD, 1000))
+    assert drawn_at(times, 0).median() > 0.5 > drawn_at(times, 1000).median()
+
+
+def test_measurements_are_made_over_the_density_of_the_end() -> None:
+    curriculum = Curriculum(EASY, Stratified(HARD), 1000)
+    assert curriculum.at_end() == Stratified(HARD)
+    assert Stratified(curriculum).at_end() == Stratified(Stratified(HARD))
+    assert Importance(curriculum).at_end() == Stratified(HARD)
+    assert Uniform().at_end() == Uniform()
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: Curriculum(EASY, HARD, 0), "examples of at least 1"),
+        (lambda: Curriculum(Curriculum(EASY, HARD, 5), HARD, 5), "plain densities, not Curriculum"),
+        (lambda: Curriculum(EASY, Importance(HARD), 5), "plain densities, not Importance"),
+        (lambda: Importance(Importance(EASY)), "a density without importance sampling of its own"),
+        (lambda: Stratified(Importance(EASY)), "a density without importance sampling: give Importance one"),
+        (lambda: Importance(EASY, levels=1), "levels of at least 2"),
+        (lambda: Importance(EASY, history=0), "history of at least 1"),
+        (lambda: Importance(EASY, uniform=0.0), r"uniform in \(0, 1\]"),
+    ],
+)
+def test_densities_that_change_refuse_what_they_cannot_be(make: object, expected: str) -> None:
+    assert callable(make)
+    with pytest.raises(ValueError, match=f"expected {expected}"):
         make()

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from unfog.diffusion.parameterization import EDM, X0, Eps, Flow, Parameterization, V
+from unfog.diffusion.parameterization import EDM, X0, Eps, Flow, Parameterization, Score, V
 from unfog.diffusion.schedule import RectifiedFlow, VarianceExploding, VariancePreserving
-from unfog.diffusion.weighting import Constant, EDMWeight, MinSNR, Sigmoid, Weight
+from unfog.diffusion.weighting import P2, Constant, EDMWeight, MinSNR, Sigmoid, Uncertainty, Weight
 
 T = torch.tensor([0.02, 0.2, 0.5, 0.8, 0.99], dtype=torch.float64)
 VP = VariancePreserving()
@@ -31,6 +31,15 @@ LOG_SNR = SNR.log()
         (Sigmoid(-1.5), Eps(), torch.sigmoid(-1.5 - LOG_SNR)),
         (Sigmoid(-1.5), X0(), math.exp(-1.5) * torch.sigmoid(LOG_SNR + 1.5)),
         (Sigmoid(0.0), V(), ALPHA**2 * SIGMA**2),
+        # Song, Ermon 2019 (arXiv 1907.05600), section 4.2: denoising score matching, sigma^2 on the score.
+        (Constant(Eps()), Score(), SIGMA**2),
+        (Constant(Score()), Eps(), SIGMA**-2),
+        # Choi et al. 2022 (arXiv 2204.00227), section 3: L_simple's weight over (k + SNR)^gamma.
+        (P2(), Eps(), 1 / (1 + SNR)),
+        (P2(0.3, 0.5), Eps(), (0.3 + SNR) ** -0.5),
+        (P2(), V(), ALPHA**2 / (1 + SNR)),
+        (P2(gamma=0.0), X0(), SNR),
+        (Uncertainty(MinSNR(5.0)), V(), SNR.clamp_max(5.0) / (SNR + 1)),
         (Constant(), V(), torch.ones_like(SNR)),
         (Constant(), EDM(), torch.ones_like(SNR)),
     ],
@@ -64,8 +73,19 @@ def test_weights_hold_where_squares_would_overflow() -> None:
     assert Constant(Flow()).on(V(), torch.ones_like(tiny), tiny).item() == pytest.approx(1.0, rel=1e-13)
 
 
-@pytest.mark.parametrize("make", [lambda: MinSNR(0.0), lambda: MinSNR(math.nan), lambda: EDMWeight(-0.5)])
-def test_settings_out_of_range_are_refused(make: object) -> None:
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: MinSNR(0.0), "gamma above 0"),
+        (lambda: MinSNR(math.nan), "gamma above 0"),
+        (lambda: EDMWeight(-0.5), "sigma_data above 0"),
+        (lambda: P2(k=0.0), "k above 0"),
+        (lambda: P2(gamma=-1.0), "gamma of at least 0"),
+        (lambda: Uncertainty(features=0), "features of at least 1"),
+        (lambda: Uncertainty(Uncertainty()), "a weight without an uncertainty of its own"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make: object, expected: str) -> None:
     assert callable(make)
-    with pytest.raises(ValueError, match=r"expected (gamma|sigma_data) above 0"):
+    with pytest.raises(ValueError, match=f"expected {expected}"):
         make()

@@ -180,6 +180,7 @@ def test_a_checkpoint_says_of_which_settings_it_is(run: Path) -> None:
     settings = load_checkpoint(list_checkpoints(run)[0], ()).numbers["settings"]
     assert isinstance(settings, dict)
     assert sorted(settings) == [
-        *("condition", "data", "network", "parameterization", "schedule", "times", "train", "weight"),
+        *("condition", "coupling", "data", "energy", "network", "parameterization", "schedule", "times", "train"),
+        *("variance", "weight"),
     ]
     assert "steps" not in json.dumps(settings["train"])

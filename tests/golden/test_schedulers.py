@@ -29,8 +29,9 @@ from unfog.diffusion import analytic
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.random import Rng
 from unfog.diffusion.schedule import CleanEnd, Tabulated, linear_betas, scaled_linear_betas
-from unfog.sampling.gaussian import DDIM, DDPM, DPMSolverPP2M, Heun, Variance, euler
+from unfog.sampling.gaussian import DDIM, DDPM, Heun, Variance, euler
 from unfog.sampling.grid import Leading, Linspace, TimeGrid, Trailing
+from unfog.sampling.multistep import DPMSolverPP2M
 from unfog.sampling.noise import noises
 from unfog.sampling.sampler import Sampler, TableSampler, sample
 

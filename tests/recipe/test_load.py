@@ -14,7 +14,8 @@ from unfog.recipe.errors import RecipeError
 from unfog.recipe.load import differences, dump, load, override, parse
 from unfog.recipe.schema import Recipe
 from unfog.recipes import RECIPES
-from unfog.sampling.gaussian import DDIM, DPMSolverPP2M, Heun, Variable
+from unfog.sampling.gaussian import DDIM, Heun, Variable
+from unfog.sampling.multistep import DPMSolverPP2M
 from unfog.training.ema import Exponential
 
 DIGITS = RECIPES["digits"]()

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from unfog.checkpoint import list_checkpoints
+from unfog.recipe.load import override
 from unfog.recipe.run import Run
 from unfog.recipe.schema import Recipe
 from unfog.recipe.train import train
@@ -30,6 +31,20 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
             stop.request()
     assert [step.index for step in train(run, dataset)] == list(range(stops + 1, 5))
     assert files(run) == files(trained)
+
+
+def test_a_run_with_a_learned_schedule_that_was_stopped_ends_like_one_that_was_not(
+    tmp_path: Path, tiny: Recipe, trained: Run
+) -> None:
+    recipe = override(tiny, ["schedule={kind: learned, parts: 8}", "train.steps=3"])
+    whole, stopped = (start(tmp_path / name, recipe, trained) for name in ("whole", "stopped"))
+    dataset, stop = whole.data().train, Stop()
+    for _ in train(whole, dataset):
+        pass
+    for _ in train(stopped, dataset, stop=stop):
+        stop.request()
+    assert [step.index for step in train(stopped, dataset)] == [2, 3]
+    assert files(stopped) == files(whole)
 
 
 def test_the_log_has_a_line_for_each_step(trained: Run) -> None:

@@ -21,8 +21,9 @@ from unfog.diffusion.schedule import (
     linear_betas,
     scaled_linear,
 )
-from unfog.sampling.gaussian import DDIM, DDPM, DPMSolverPP2M, Heun, Variable, Variance, euler
+from unfog.sampling.gaussian import DDIM, DDPM, Heun, Variable, Variance, euler
 from unfog.sampling.grid import Karras, Trailing
+from unfog.sampling.multistep import DPMSolverPP2M
 from unfog.sampling.noise import noises
 from unfog.sampling.sampler import TableSampler, sample
 
@@ -147,53 +148,6 @@ def test_heun_evaluates_twice_a_step_and_once_on_the_last(clean: CleanEnd) -> No
     assert len(rows) == Heun().evaluations(5) == 9
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_dpm_solver_pp_2m_is_its_published_update(eta: float) -> None:
-    # Lu et al. 2022 (arXiv 2211.01095), algorithm 2, and its SDE form for eta = 1; between them the exact solution for
-    # constant x0 of the SDE of Xue et al. 2023 (arXiv 2309.05019), which is both at the ends.
-    schedule = VariancePreserving()
-    times = Karras(sigma_min=0.02).times(schedule, 12)
-    x, denoise = prior(schedule), data(schedule)
-    nodes = scales(schedule, times)
-    lam = [math.log(a / s) if s > 0 else math.inf for a, s in nodes]
-    draws = noises(DPMSolverPP2M(eta).table(schedule, times), x, RNG)
-    older: Tensor | None = None
-    for i in range(12):
-        newest = denoise(x, times[i]).x0
-        h = lam[i + 1] - lam[i]
-        estimate = newest
-        if older is not None and math.isfinite(h):
-            r = (lam[i] - lam[i - 1]) / h
-            estimate = (1 + 1 / (2 * r)) * newest - 1 / (2 * r) * older
-        (_, s_t), (a_s, s_s) = nodes[i : i + 2]
-        damping = math.exp(-(eta**2) * h) if eta > 0 else 1.0
-        noise = next(draws, torch.zeros_like(x))
-        x = (
-            s_s / s_t * damping * x
-            - a_s * math.expm1(-(1 + eta**2) * h) * estimate
-            + s_s * math.sqrt(1 - damping**2) * noise
-        )
-        older = newest
-    torch.testing.assert_close(run(DPMSolverPP2M(eta), schedule, times), x, rtol=0, atol=1e-12)
-
-
-def constant_x0(sampler: TableSampler, schedule: Schedule, times: Tensor) -> tuple[float, float, float]:
-    """Return what a table makes of the state, of an x0 that stays the same, and the variance of its noise."""
-    x, x0, variance = 1.0, 0.0, 0.0
-    for row in sampler.table(schedule, times):
-        (move,) = row.moves
-        x, x0, variance = move.x * x, move.x * x0 + sum(move.x0), move.x**2 * variance + move.noise**2
-    return x, x0, variance
-
-
-@pytest.mark.parametrize("eta", [0.0, 0.3, 0.5, 0.9, 1.0])
-def test_steps_of_dpm_solver_pp_are_one_long_step_where_x0_stays(eta: float) -> None:
-    schedule = VariancePreserving()
-    times = schedule.time(torch.tensor([-4.0, -1.0, -0.5, 3.0], dtype=torch.float64))
-    many, one = (constant_x0(DPMSolverPP2M(eta), schedule, t) for t in (times, times[[0, -1]]))
-    assert many == pytest.approx(one, rel=1e-12)
-
-
 def memory(sampler: TableSampler, schedule: Schedule, times: Tensor, variance: float) -> float:
     """Return what is left of the start in the end for Gaussian data of mean 0: E[x_end | x_start] / x_start."""
     x, estimates = 1.0, list[float]()
@@ -227,14 +181,6 @@ def test_what_is_left_of_the_start_converges_to_the_sde_at_the_order(
     assert errors[1] <= max(errors[0] / 2 ** (sampler.order - 0.2), 1e-12)
 
 
-def test_dpm_solver_pp_starts_again_after_a_step_from_pure_noise() -> None:
-    rows = DPMSolverPP2M().table(Cosine(), Trailing().times(Cosine(), 5))
-    # The first step has no past, the second's is infinitely long, the last is infinitely long itself.
-    assert [len(row.moves[0].x0) for row in rows] == [1, 1, 2, 2, 1]
-    rows = DPMSolverPP2M().table(linear(), Trailing().times(linear(), 5))
-    assert [len(row.moves[0].x0) for row in rows] == [1, 2, 2, 2, 1]
-
-
 def test_a_table_that_ends_at_its_first_level_leaves_that_noise() -> None:
     schedule = scaled_linear(clean=CleanEnd.FIRST_LEVEL)
     point = torch.tensor([0.4, -0.3], dtype=torch.float64)
@@ -252,8 +198,7 @@ def test_zero_terminal_snr_starts_from_the_mean() -> None:
     assert rows[0].moves[0].x == pytest.approx(math.sqrt(0.5), rel=1e-14)
 
 
-@pytest.mark.parametrize("make", [DDIM, DPMSolverPP2M])
 @pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
-def test_eta_beyond_the_unit_interval_is_refused(make: type[DDIM], eta: float) -> None:
+def test_eta_beyond_the_unit_interval_is_refused(eta: float) -> None:
     with pytest.raises(ValueError, match=rf"expected eta in \[0, 1\], not {eta}"):
-        make(eta)
+        DDIM(eta)

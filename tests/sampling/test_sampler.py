@@ -10,8 +10,9 @@ from unfog.diffusion.parameterization import V
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.random import Rng
 from unfog.diffusion.schedule import VariancePreserving, linear
-from unfog.sampling.gaussian import DDIM, DDPM, DPMSolverPP2M, Heun
+from unfog.sampling.gaussian import DDIM, DDPM, Heun
 from unfog.sampling.grid import Trailing
+from unfog.sampling.multistep import DPMSolverPP2M
 from unfog.sampling.noise import noises
 from unfog.sampling.sampler import Sampler, Step, require_finite, sample
 
@@ -125,4 +126,5 @@ def test_samples_that_are_not_finite_are_named(value: float) -> None:
 
 def test_tables_can_be_printed() -> None:
     row = DDIM().table(SCHEDULE, torch.tensor([1.0, 0.0]))[0]
-    assert repr(row) == "Row(t=1.0, moves=(Move(x=0.0, x0=(1.0,), noise=0.0, commits=True, span=None),), s=0.0)"
+    move = "Move(x=0.0, x0=(1.0,), noise=0.0, commits=True, span=None)"
+    assert repr(row) == f"Row(t=1.0, moves=({move},), s=0.0, before=None)"

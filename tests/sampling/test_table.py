@@ -147,3 +147,16 @@ def test_the_steps_of_ddpm_reach_the_moments_of_the_data() -> None:
     # First order: a fourth of an error of 6 %.
     assert errors[0] < 0.016
     assert 0.2 < errors[1] / errors[0] < 0.3
+
+
+def test_moments_start_where_they_are_told() -> None:
+    # One step that keeps 0.5 of the state: from N(2, 9) with data that are 0 the state's own moments are all there is.
+    rows = [Row(1.0, (Move(0.5, (0.0,)),), 0.0)]
+    assert gaussian_moments(rows, Cosine(), 0.0, 0.0, start=(2.0, 9.0)) == (1.0, 2.25)
+
+
+def test_moments_start_from_the_prior_unless_told() -> None:
+    rows = DDPM().table(VariancePreserving(), Trailing().times(VariancePreserving(), 5))
+    sigma = VariancePreserving().sigma(torch.ones((), dtype=torch.float64)).item()
+    told = gaussian_moments(rows, VariancePreserving(), 0.7, 0.4, start=(0.0, sigma**2))
+    assert gaussian_moments(rows, VariancePreserving(), 0.7, 0.4) == told

@@ -35,13 +35,14 @@ from unfog.checkpoint import RunState, list_checkpoints, load_checkpoint, write_
 from unfog.data.batch import Batch
 from unfog.diffusion.denoiser import NetworkDenoiser
 from unfog.diffusion.nn.dit import DiT, DiTConfig
+from unfog.diffusion.nn.uncertainty import WithUncertainty
 from unfog.diffusion.nn.unet import UNet, UNetConfig
 from unfog.diffusion.parameterization import V
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.random import Purpose, Rng
 from unfog.diffusion.schedule import Cosine
-from unfog.diffusion.times import Uniform
-from unfog.diffusion.weighting import Constant
+from unfog.diffusion.times import Importance, Stratified, Uniform
+from unfog.diffusion.weighting import P2, Constant, Uncertainty
 from unfog.sampling.conditioning.conditioner import Unconditional
 from unfog.tasks.denoising import Denoising
 from unfog.tasks.task import Loss, Task
@@ -349,6 +350,31 @@ def networks(world: World, folder: Path) -> object:
     return told if world.leads else None
 
 
+def beside(world: World, folder: Path) -> object:
+    """Losses, draws and uncertainties that are learned beside a network, and kept by the task."""
+    told = {}
+    for how in Parallel if world.size > 1 else (REPLICATE,):
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            network = WithUncertainty(unet(), 8)
+        times = Importance(Stratified(Uniform()), levels=3, history=2)
+        task = Denoising(
+            NetworkDenoiser(network, Gaussian(Cosine()), V()), Unconditional(), times, Uncertainty(P2(), 8)
+        )
+        # Of nine examples two processes have five and four, in three and in two micro-batches.
+        config = TrainConfig(8, 9, 2, parallel=how, optimizer=OptimizerConfig(lr=1e-2, clip=None))
+        trainer = Trainer(task, Pictures(), config, world)
+        losses = [step.loss for step in trainer]
+        state = trainer.state().tensors
+        told[how.value] = {
+            "losses": losses,
+            "history": state["task"]["history.losses"].tolist(),
+            "counts": state["task"]["history.counts"].tolist(),
+            "uncertainty": state["model"]["out.weight"].flatten().tolist(),
+        }
+    return told
+
+
 # --- the command line -----------------------------------------------------------------------------------------------
 
 DIGITS = ["train.steps=6", "train.batch_size=10", "network.widths=[32]", "network.blocks=[1]", "network.attention=[]"]
@@ -417,6 +443,8 @@ SCENARIOS: dict[str, tuple[int, Scenario]] = {
     "undisturbed": (2, undisturbed),
     "networks-1": (1, networks),
     "networks-2": (2, networks),
+    "beside-1": (1, beside),
+    "beside-2": (2, beside),
 }
 
 

@@ -19,7 +19,7 @@ from unfog.training.parallel import World, joined
 RUNNER = Path(__file__).with_name("parallel_runner.py")
 SCENARIOS = ("reference", "equal-2", "equal-4", "together", "failing", "failing-one", "drawing", "checkpoints")
 SCENARIOS += ("copies", "continued-1", "continued-2", "damaged", "networks-1", "networks-2", "command-2", "command-1")
-SCENARIOS += ("undisturbed",)
+SCENARIOS += ("undisturbed", "beside-1", "beside-2")
 MODES = ("replicate", "shard")
 
 Ran = tuple[Path, dict[str, Any]]
@@ -181,6 +181,21 @@ def test_real_networks_have_the_loss_curve_of_one_process_in_float32(ran: Ran, k
     # rate, 1e-3; measured over 8 steps: 1.3e-7.
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
     assert two["losses"][-1] != one["losses"][0]
+
+
+@pytest.mark.parametrize("how", MODES)
+def test_what_is_learned_beside_a_network_is_that_of_one_process(ran: Ran, how: str) -> None:
+    one = ran[1]["beside-1"][0]["replicate"]
+    answers = [answer[how] for answer in ran[1]["beside-2"]]
+    # Both processes keep the same history to the last bit, or they would draw other times.
+    assert answers[0]["history"] == answers[1]["history"]
+    assert answers[0]["counts"] == answers[1]["counts"] == one["counts"]
+    assert sum(one["counts"]) == 72
+    for name in ("losses", "uncertainty"):
+        # float32 sums in another order, over eight steps.
+        assert answers[0][name] == pytest.approx(one[name], rel=1e-3, abs=1e-4)
+    for level, expected in zip(answers[0]["history"], one["history"], strict=True):
+        assert level == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_blocks_of_networks_are_found(ran: Ran) -> None:

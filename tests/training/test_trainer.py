@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unfog.checkpoint import RunState, read_checkpoint, write_checkpoint
 from unfog.data.batch import Batch
 from unfog.diffusion.random import Rng
-from unfog.tasks.task import Loss, Task
+from unfog.tasks.task import Gather, Loss, Task
 from unfog.training.config import Precision
 from unfog.training.optim import OptimizerConfig, learning_rate
 from unfog.training.trainer import NonFiniteError, Trainer
@@ -470,3 +470,32 @@ def test_a_state_is_a_copy(tiny: ModuleType) -> None:
 def test_waiting_is_part_of_the_time_of_a_step(tiny: ModuleType) -> None:
     step = tiny.tiny_trainer().advance()
     assert 0.0 < step.waited < step.seconds
+
+
+class Settling(Linear):
+    """Keeps what it is told at the end of each step."""
+
+    def __init__(self, change: Callable[[Tensor, int], Tensor] | None = None) -> None:
+        super().__init__(change)
+        self.settled: list[tuple[bool, list[int]]] = []
+
+    def settle(self, gather: Gather, *, applied: bool) -> None:
+        own = torch.cat([piece.positions for piece in self.pieces])
+        self.settled.append((applied, gather(own[-8:]).tolist()))
+        self.pieces.clear()
+
+
+def test_a_task_settles_each_step_with_the_numbers_of_its_examples_in_order(tiny: ModuleType) -> None:
+    task = Settling()
+    trainer = tiny.tiny_trainer(tiny.tiny_config(), task)
+    trainer.advance()
+    trainer.advance()
+    assert task.settled == [(True, list(range(8))), (True, list(range(8, 16)))]
+
+
+def test_a_task_is_told_of_a_step_that_was_not_applied(tiny: ModuleType) -> None:
+    task = Settling(lambda loss, piece: loss * math.nan if piece == 4 else loss)
+    trainer = tiny.tiny_trainer(tiny.tiny_config(), task)
+    for _ in range(3):
+        trainer.advance()
+    assert [applied for applied, _ in task.settled] == [True, False, True]

@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from unfog.cli.errors import CommandError, speaks
-from unfog.cli.options import Sampling
+from unfog.cli.options import Experiment, Sampling, Sweeping
 
 _FLAG = Parameter(negative=())
 
@@ -96,20 +96,93 @@ def evaluate(
     samples: int | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
+    bound: int | None = None,
+    likelihood: int | None = None,
     sampling: Sampling | None = None,
 ) -> int:
     """Measure a run again: write evaluation.json and report.html, and print the scores.
 
+    With --bound, measure instead how many bits a dimension of a test example takes: the variational bound on the
+    likelihood, in continuous time and for chains of steps. With --likelihood it is the density itself that is measured,
+    by the probability-flow ODE, of pictures dequantised by uniform noise. Either is printed with its interval, and
+    written to bound.json or likelihood.json.
+
     Args:
         run: the run folder.
         samples: how many are drawn, evenly over the classes.
-        seed: of the samples.
-        batch_size: samples at a time.
-        sampling: how to sample.
+        seed: of the samples, or of what is drawn for bound and likelihood.
+        batch_size: samples, or test examples, at a time.
+        bound: how many test examples to bound the likelihood of; no samples are drawn then.
+        likelihood: how many test examples to measure the likelihood of, likewise.
+        sampling: how to sample; of the bound and the likelihood, average alone.
     """
+    if bound is not None or likelihood is not None:
+        from unfog.cli import bound as bits
+
+        asked = bits.Asked(bound, likelihood, seed, batch_size)
+        return bits.run(run, asked, sampling or Sampling(), samples=samples)
     from unfog.cli import evaluate as command
 
     return command.run(run, sampling or Sampling(), samples=samples, seed=seed, batch_size=batch_size)
+
+
+@app.command
+def sweep(
+    run: Path,
+    /,
+    *,
+    sweeping: Sweeping | None = None,
+    out: Path | None = None,
+    dry_run: Annotated[bool, _FLAG] = False,
+) -> int:
+    """Compare samplers, grids, steps and scales of guidance: what each costs, how accurate and how good it is.
+
+    Tells first how long it will take. Writes sweep.json and sweep.png, and recommends a setting. What was measured
+    before with the same weights and counts is read from sweep.json, so an interrupted sweep goes on.
+
+    Args:
+        run: the run folder.
+        sweeping: what to compare.
+        out: folder for the files; RUN/sweep unless given.
+        dry_run: tell how long it will take, and measure nothing.
+    """
+    from unfog.cli import sweep as command
+
+    return command.run(run, sweeping or Sweeping(), out=out, dry_run=dry_run)
+
+
+@app.command
+def fit_sampler(
+    run: Path,
+    /,
+    *,
+    steps: int,
+    guidance: float | None = None,
+    average: str | None = None,
+    seed: int = 0,
+    noises: int = 144,
+    batch_size: int = 48,
+) -> int:
+    """Fit a sampler to a run: the times and weights with which so many steps come nearest to the model's own solution.
+
+    Takes some minutes. It begins from the best fixed sampler, tells by how much it is nearer on noises that took no
+    part, and is stored with the run if it is; 'unfog sample RUN --sampler fitted --steps N' then uses it. Once the run
+    has other weights, it has to be fitted again.
+
+    Args:
+        run: the run folder.
+        steps: evaluations of the network for one sample, without those of guidance.
+        guidance: scale of classifier-free guidance that it is for; the recipe's own unless given.
+        average: which weights it is for, as for 'unfog sample'.
+        seed: of the noises.
+        noises: how many trajectories steps of the fit are made from.
+        batch_size: trajectories at a time.
+    """
+    from unfog.cli import fit as command
+
+    return command.run(
+        run, steps=steps, guidance=guidance, average=average, seed=seed, noises=noises, batch_size=batch_size
+    )
 
 
 @app.command
@@ -159,6 +232,22 @@ def doctor(
 
 
 @app.command
+def lab(*, experiment: Experiment | None = None, out: Path = Path("lab.html")) -> int:
+    """Run samplers on mixtures of Gaussians, where score and solution are exact, and write a page of plots and tables.
+
+    Tells of each sampler its error against evaluations, its measured order of convergence, the law of its samples, its
+    trajectories and its cost. Nothing is trained, and no run is needed.
+
+    Args:
+        experiment: what to run.
+        out: the page; one of that name is replaced.
+    """
+    from unfog.cli import lab as command
+
+    return command.run(experiment or Experiment(), out)
+
+
+@app.command
 def recipes() -> int:
     """List the named recipes, with the size of their networks and what these cost."""
     from unfog.cli import listing
@@ -200,17 +289,26 @@ def check(
 
 
 @inspect.command
-def schedule(which: str, /, *settings: str, points: int = 11) -> int:
-    """Show a noise schedule at some times.
+def schedule(
+    which: str,
+    /,
+    *settings: str,
+    points: int = 11,
+    beside: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    plot: Path | None = None,
+) -> int:
+    """Show a noise schedule at some times, or draw several over each other.
 
     Args:
         which: its name, such as cosine, rectified-flow or linear-betas; or a recipe or run that has one.
         settings: its settings, such as shift=3.
         points: number of times, evenly from 0 to 1.
+        beside: another schedule, repeatable: a name, a mapping such as '{kind: sigmoid, tau: 0.5}', a recipe or a run.
+        plot: a PNG or SVG file to draw alpha_bar, log-SNR and, of tables, betas into.
     """
     from unfog.cli import inspection
 
-    return inspection.schedule(which, settings, points)
+    return inspection.schedule(which, settings, points, beside=beside, plot=plot)
 
 
 @inspect.command

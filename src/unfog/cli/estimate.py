@@ -275,7 +275,7 @@ def _facts(recipe: Recipe, estimate: Estimate, disk: Disk, probe: Probe | None) 
         return rows
     scaled = "" if probe.batch == recipe.train.batch_size else f", scaled from {probe.batch} examples"
     time, step = probe.time, probe.step * (recipe.train.batch_size / probe.batch)
-    kind = default_device().type
+    kind, most = default_device().type, "at most " if recipe.sample.sampler.adaptive else ""
     return [
         *rows,
         (
@@ -296,7 +296,7 @@ def _facts(recipe: Recipe, estimate: Estimate, disk: Disk, probe: Probe | None) 
         (
             f"sampling {PICTURES} pictures",
             _long(probe.sampling_seconds),
-            f"measured: one evaluation, times {recipe.sample.evaluations}",
+            f"measured: one evaluation, times {most}{recipe.sample.evaluations}",
         ),
         (
             "largest micro-batch",

@@ -12,7 +12,7 @@ from unfog.cli.console import duration, number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.machine import machine
 from unfog.cli.options import Sampling
-from unfog.cli.sources import open_run, settings_of, weights_of
+from unfog.cli.sources import open_run, run_settings, weights_of
 from unfog.cli.together import together
 from unfog.data.cache import cache_folder
 from unfog.evaluation.measure import Measured, assist, measure
@@ -72,11 +72,11 @@ def report_on(
     """
     world = world or World.alone()
     recipe, config = run.recipe, config or run.recipe.evaluation
-    settings = settings_of(sampling, replace(recipe.sample, guidance=config.guidance))
-    console = progress()
-    console.print(f"drawing {config.samples} samples and measuring them", markup=False)
     with refusing():
         weights = run.weights(weights_of(sampling.average))
+        settings = run_settings(sampling, replace(recipe.sample, guidance=config.guidance), run, weights)
+    progress().print(f"drawing {config.samples} samples and measuring them", markup=False)
+    with refusing():
         network = run.network(weights).to(default_device())
         card = run.manifest.data
         pipeline = build_pipeline(replace(recipe, sample=settings), network, card.shape, card.classes)

@@ -14,8 +14,11 @@ from unfog.cli.costs import layers_of
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.options import Sampling
 from unfog.cli.sources import find_recipe, find_value, open_run, settings_of
+from unfog.diffusion.learned import Learned
 from unfog.diffusion.schedule import Cosine, Schedule
+from unfog.evaluation.schedules import plot_schedules
 from unfog.pipeline import SampleSettings
+from unfog.recipe.build import schedule_of
 from unfog.recipe.load import dump
 from unfog.recipe.plain import encode
 from unfog.recipes import RECIPES
@@ -26,30 +29,55 @@ from unfog.sampling.table import Row
 from unfog.training.ema import Average
 
 
-def schedule(which: str, settings: Sequence[str], points: int) -> int:
-    """Show a schedule; see ``app.schedule``."""
+def schedule(
+    which: str, settings: Sequence[str], points: int, *, beside: Sequence[str] = (), plot: Path | None = None
+) -> int:
+    """Show schedules; see ``app.schedule``."""
     if points < 2:
         raise CommandError(f"--points: expected at least 2, got {points}")
-    if _is_recipe(which):
-        _refuse(settings)
-        shown = find_recipe(which).recipe.schedule
-    else:
-        shown = find_value(Schedule, which, settings, "schedule")
+    found = [_schedule(which, settings), *(_schedule(other, ()) for other in beside)]
+    if plot is not None:
+        with refusing():
+            plot_schedules(_told_apart([" ".join([which, *settings]), *beside]), found, plot)
+    for one in found:
+        _show_schedule(one, points)
+    if plot is not None:
+        output().print(str(plot), markup=False, soft_wrap=True)
+    return 0
+
+
+def _schedule(which: str, settings: Sequence[str]) -> Schedule:
+    """Return the schedule of a name, a recipe, or a run, of which it may have been learned."""
+    if not _is_recipe(which):
+        value: Schedule = find_value(Schedule, which, settings, "schedule")
+        return value
+    _refuse(settings)
+    found = find_recipe(which)
+    if found.run is None or not isinstance(found.recipe.schedule, Learned):
+        return found.recipe.schedule
+    with refusing():
+        return schedule_of(found.recipe, found.run.network())
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Return names of which none occurs twice: of two that are alike the later one is numbered."""
+    return [f"{name} ({names[: k + 1].count(name)})" if name in names[:k] else name for k, name in enumerate(names)]
+
+
+def _show_schedule(shown: Schedule, points: int) -> None:
     t = torch.linspace(0.0, 1.0, points, dtype=torch.float64)
     columns = (t, shown.alpha(t), shown.sigma(t), shown.log_snr(t), shown.network_time(t))
     listing = table("t>", "alpha>", "sigma>", "log-SNR>", "network time>")
     for values in zip(*(column.tolist() for column in columns), strict=True):
         listing.add_row(*map(number, values))
     show(_named(Schedule, shown), listing)
-    return 0
 
 
 def sampler(which: str, settings: Sequence[str], *, schedule: str | None, grid: str | None, steps: int | None) -> int:
     """Show a sampler; see ``app.sampler``."""
     if _is_recipe(which):
         _refuse(settings)
-        recipe = find_recipe(which).recipe
-        default, curve = recipe.sample, recipe.schedule
+        default, curve = find_recipe(which).recipe.sample, _schedule(which, ())
     else:
         default = SampleSettings(DDIM(), Trailing(), steps=10)
         default = SampleSettings(find_value(Sampler, which, settings, "sampler"), default.grid, default.steps)
@@ -70,10 +98,12 @@ def sampler(which: str, settings: Sequence[str], *, schedule: str | None, grid: 
 
 
 def _add(listing: Table, index: int, row: Row) -> None:
-    for place, move in enumerate(row.moves):
+    for place, move in enumerate(row.all_moves):
         weights = ", ".join(map(number, move.x0))
         first = (str(index), number(row.t)) if place == 0 else ("", "")
         goal = number(row.s) if move.commits else f"{number(row.s)} (looks ahead)"
+        if move is row.before:
+            goal = f"{number(row.t)} (before the evaluation)"
         listing.add_row(*first, number(move.x), weights, number(move.noise), goal)
 
 

@@ -12,11 +12,14 @@ class Sampling:
 
     Args:
         steps: steps of the grid of times.
-        sampler: ddpm, ddpm-beta, ddim, euler, heun, dpmpp, sde-dpmpp, or a mapping such as '{kind: ddim, eta: 0.5}'.
+        sampler: ddpm, ddpm-beta, ddim, euler, heun, dpmpp, sde-dpmpp, or a mapping such as '{kind: ddim, eta: 0.5}';
+            'fitted' for the one that 'unfog fit-sampler' stored for so many steps.
         eta: how much noise ddim and dpmpp inject, from 0 for none to 1 for that of the reverse process.
         grid: trailing, leading, linspace, quadratic, log-snr-uniform, karras, or a mapping with such a kind.
         guidance: scale of classifier-free guidance: null + scale (conditional - null); 1 is none.
         guidance_w: the same in the other published convention, (1 + w) conditional - w null; 0 is none.
+        bounds: how estimates are kept within the data's range after guidance: none, clip, dynamic-threshold, or a
+            mapping such as '{kind: dynamic_threshold, percentile: 0.99}'.
         average: which weights: 'last' for those of the last step, or an average that the run keeps, as its train.ema
             has it: a length such as 0.05, or '{kind: exponential, decay: 0.9999}'.
     """
@@ -27,4 +30,72 @@ class Sampling:
     grid: str | None = None
     guidance: float | None = None
     guidance_w: float | None = None
+    bounds: str | None = None
     average: str | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Sweeping:
+    """Which settings to compare, and how much is measured of each; lists have commas between.
+
+    Args:
+        samplers: names such as ddim,dpmpp,heun, or mappings such as '{kind: ddim, eta: 0.5}' among them; 'fitted' for
+            those that 'unfog fit-sampler' stored.
+        grids: names or mappings likewise; the recipe's own unless given.
+        steps: numbers of steps.
+        guidance: scales of classifier-free guidance; the recipe's own unless given.
+        average: which weights, as for 'unfog sample'.
+        samples: drawn with each setting for the metrics; 0 measures the distance to the accurate solution alone.
+        noises: how many of the samples are compared with the accurate solution; 0 measures the metrics alone.
+        seed: of the samples.
+        accurate_steps: of the accurate solution, an even number.
+        batch_size: samples at a time; it changes speed and memory only.
+    """
+
+    samplers: str = "ddim,heun,dpmpp,unipc"
+    grids: str | None = None
+    steps: str = "5,10,20"
+    guidance: str | None = None
+    average: str | None = None
+    samples: int = 1000
+    noises: int = 128
+    seed: int = 0
+    accurate_steps: int = 200
+    batch_size: int = 250
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What runs in the laboratory; lists have commas between.
+
+    Args:
+        samplers: names such as ddim,dpmpp,heun, or mappings such as '{kind: ddim, eta: 0.5}' among them.
+        steps: numbers of steps.
+        data: two-modes, three-modes, ring or scales; or components such as
+            '[{mean: [-1, 0], std: [0.2, 0.2]}, {mean: [1, 0], weight: 2}]'.
+        schedule: a name such as cosine or rectified-flow, or a mapping.
+        grid: trailing, leading, linspace, quadratic, log-snr-uniform, karras, or a mapping with such a kind.
+        parameterization: what the network would predict: eps, score, x0, v, flow, edm.
+        precision: digits of the network's output: float64, float32, bfloat16 or float16.
+        guidance: scale with which sample k is guided towards component k, in turn, and away from the whole mixture;
+            without it the mixture is sampled as a whole.
+        samples: how many.
+        seed: of their noise.
+        order_steps: grids on the fixed interval, from which the order is regressed; 'none' measures no order.
+        shown: steps of the trajectories and marginals; of --steps the one nearest to 10 unless given.
+    """
+
+    samplers: str = "ddim,dpmpp,heun"
+    steps: str = "5,10,20,50"
+    data: str = "two-modes"
+    schedule: str = "cosine"
+    grid: str = "trailing"
+    parameterization: str = "v"
+    precision: str = "float64"
+    guidance: float | None = None
+    samples: int = 2000
+    seed: int = 0
+    order_steps: str = "40,80,160,320"
+    shown: int | None = None

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from unfog.cli.console import output, progress
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.options import Sampling
-from unfog.cli.sources import open_run, settings_of, weights_of
+from unfog.cli.sources import open_run, run_settings, weights_of
 from unfog.cli.together import together
 from unfog.pipeline import Pipeline, SampleRequest, Samples
 from unfog.recipe.errors import did_you_mean
@@ -40,13 +40,14 @@ def run(folder: Path, wanted: Wanted, *, batch_size: int, again: Path | None, ou
 def _run(world: World, folder: Path, wanted: Wanted, batch_size: int, again: Path | None, out: Path | None) -> int:
     opened = open_run(folder)
     record = None if again is None else _recorded(again, wanted)
-    request = _request(opened, wanted) if record is None else record.request
     with refusing():
-        request = replace(request, batch_size=batch_size)
         if record is None or again is None:
             weights = opened.weights(weights_of(wanted.sampling.average))
+            request = _request(opened, wanted, weights)
         else:
             weights = _same_weights(opened, record, again)
+            request = record.request
+        request = replace(request, batch_size=batch_size)
         pipeline = opened.pipeline(weights)
         target = world.led(lambda: _folder(opened, request, out))
     began = time.perf_counter()
@@ -55,10 +56,9 @@ def _run(world: World, folder: Path, wanted: Wanted, batch_size: int, again: Pat
         return 0
     seconds = time.perf_counter() - began
     paths = save_images(samples, target, classes=pipeline.classes, origin=origin_of(opened, weights))
-    evaluations = samples.settings.evaluations
     progress().print(
         f"{request.count} sample{'s' if request.count > 1 else ''} in {seconds:.1f} s "
-        f"({evaluations} evaluations each), from step {weights.step} "
+        f"({samples.settings.cost} each), from step {weights.step} "
         f"({weights.group})",
         markup=False,
     )
@@ -73,9 +73,9 @@ def _run(world: World, folder: Path, wanted: Wanted, batch_size: int, again: Pat
     return 0
 
 
-def _request(run: Run, wanted: Wanted) -> SampleRequest:
+def _request(run: Run, wanted: Wanted, weights: StoredWeights) -> SampleRequest:
     count = 64 if wanted.count is None else wanted.count
-    settings = settings_of(wanted.sampling, run.recipe.sample)
+    settings = run_settings(wanted.sampling, run.recipe.sample, run, weights)
     with refusing():
         return SampleRequest(
             count, labels_for(run, wanted.labels, max(count, 0)), wanted.seed or 0, wanted.first or 0, settings

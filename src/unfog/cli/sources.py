@@ -9,12 +9,14 @@ from unfog.cli.errors import CommandError, refusing
 from unfog.cli.options import Sampling
 from unfog.pipeline import SampleSettings
 from unfog.recipe.errors import RecipeError
+from unfog.recipe.fitted import FITTED, find_fitted
 from unfog.recipe.load import load, override, parse
 from unfog.recipe.plain import decode, expand
-from unfog.recipe.run import MANIFEST, Run, Weights
+from unfog.recipe.run import MANIFEST, Run, StoredWeights, Weights
 from unfog.recipe.schema import Recipe
 from unfog.recipes import RECIPES, named
 from unfog.sampling.grid import TimeGrid
+from unfog.sampling.guidance.bounds import Bounds
 from unfog.sampling.guidance.classifier_free import scale_from_w
 from unfog.sampling.sampler import Sampler
 from unfog.training.ema import Average
@@ -92,8 +94,38 @@ def settings_of(given: Sampling, default: SampleSettings) -> SampleSettings:
     if given.eta is not None:
         sampler = _with_eta(sampler, given.eta)
     grid = default.grid if given.grid is None else find_value(TimeGrid, given.grid, (), "--grid")
+    bounds = default.bounds if given.bounds is None else _bounds(given.bounds)
     with refusing():
-        return SampleSettings(sampler, grid, default.steps if given.steps is None else given.steps, guidance)
+        return SampleSettings(sampler, grid, default.steps if given.steps is None else given.steps, guidance, bounds)
+
+
+def run_settings(given: Sampling, default: SampleSettings, run: Run, weights: StoredWeights) -> SampleSettings:
+    """Return how to sample from a run, which may have samplers of its own: ``--sampler fitted``.
+
+    Args:
+        given: what was given.
+        default: the rest.
+        run: that is sampled from.
+        weights: of it that are sampled from.
+
+    Raises:
+        CommandError: if an option is refused, two contradict each other, or there is no such sampler.
+    """
+    if given.sampler is None or given.sampler.strip().lower() != FITTED:
+        return settings_of(given, default)
+    for name, value in (("--grid", given.grid), ("--eta", given.eta)):
+        if value is not None:
+            raise CommandError(f"{name}={value} means nothing to a fitted sampler: its times and weights are its own")
+    wanted = settings_of(replace(given, sampler=None), default)
+    with refusing():
+        return find_fitted(run, wanted, weights).settings
+
+
+def _bounds(which: str) -> Bounds | None:
+    if which.strip().lower() == "none":
+        return None
+    bounds: Bounds = find_value(Bounds, which, (), "--bounds")
+    return bounds
 
 
 def _with_eta(sampler: Any, eta: float) -> Any:

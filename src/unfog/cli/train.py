@@ -100,7 +100,7 @@ def _show(recipe: Recipe, data: Data) -> None:
     for line in (
         f"# data: {info.name}, {info.count} examples of {'x'.join(map(str, info.fields['x0'].shape))}",
         f"# network: {count(cost.parameters)} parameters, {count(cost.flops)}FLOP an image",
-        f"# training: about {total:.2g} FLOP in all; one sample: {recipe.sample.evaluations} evaluations",
+        f"# training: about {total:.2g} FLOP in all; one sample: {recipe.sample.cost}",
     ):
         out.print(line, soft_wrap=True, markup=False)
     out.print(dump(recipe), soft_wrap=True, markup=False, end="")

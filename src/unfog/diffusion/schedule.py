@@ -60,6 +60,14 @@ class Schedule(ABC):
         """Return alpha and sigma together (hook for schedules that form both from the same numbers)."""
         return self.alpha(t), self.sigma(t)
 
+    def powers(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``alpha^2`` and ``sigma^2`` (hook for schedules of which these have a slope where roots have none).
+
+        Where sigma grows as the square root of t, its own slope at 0 is infinite and that of its square is not.
+        """
+        alpha_t, sigma_t = self.scales(t)
+        return alpha_t.square(), sigma_t.square()
+
     def network_time(self, t: Tensor) -> Tensor:
         """Return the number that stands for t in networks conditioned on time: 1000 t (hook).
 
@@ -100,6 +108,10 @@ class VariancePreserving(Schedule):
 
     def sigma(self, t: Tensor) -> Tensor:
         return torch.sqrt(-torch.expm1(-self._integral(t)))
+
+    def powers(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        integral = self._integral(t)
+        return torch.exp(-integral), -torch.expm1(-integral)
 
     def time(self, log_snr: Tensor) -> Tensor:
         # B = -log alpha^2; softplus is linear above its threshold, which by default costs digits in float64.
@@ -246,6 +258,11 @@ class Tabulated(Schedule):
     def levels(self) -> int:
         """The number of trained levels."""
         return len(self.alphas_cumprod)
+
+    def betas(self) -> Tensor:
+        """Return the variances of q(x_t | x_{t-1}) between the levels, ``(levels,)`` float64."""
+        alphas_cumprod = torch.tensor((1.0, *self.alphas_cumprod), dtype=torch.float64)
+        return 1.0 - alphas_cumprod[1:] / alphas_cumprod[:-1]
 
     def time_of(self, index: Tensor) -> Tensor:
         """Return the time of a level, or between two levels for a fractional index."""

@@ -4,11 +4,17 @@ A weight is printed for one quantity (eps, x0, v, ...) and converted to what the
 prediction F is ``D_F / D_Q`` times that of a quantity Q (``parameterization``), so ``w_F = w_Q (D_Q / D_F)^2``,
 formed from logarithms. The density from which times are drawn is kept apart (``times``).
 
+Published weights, and where they are: L_simple, and the SNR on x0, are ``Constant(Eps())``. Denoising score matching
+with the weight ``sigma^2`` on the score is the same: with ``Score`` as what the network predicts, ``Constant(Eps())``
+is ``sigma_t^2``, and ``Constant(Score())`` the unweighted error of the score.
+
 Sources:
-    Ho, Jain, Abbeel 2020 (arXiv 2006.11239), eq. 14: L_simple is constant on eps. Hang et al. 2023 (2303.09556),
-    section 3.4: min-SNR-gamma, ``min(SNR, gamma)`` on x0. Karras et al. 2022 (2206.00364), table 1:
-    ``(sigma^2 + d^2) / (sigma d)^2`` on x0. Hoogeboom et al. 2024 (2410.19324), section 3.1, and Kingma, Gao 2023
-    (2303.00848): sigmoid weighting, ``sigmoid(bias - log_snr)`` on eps.
+    Ho, Jain, Abbeel 2020 (arXiv 2006.11239), eq. 14: L_simple is constant on eps. Song, Ermon 2019 (1907.05600),
+    section 4.2: denoising score matching weighted by sigma^2. Hang et al. 2023 (2303.09556), section 3.4:
+    min-SNR-gamma, ``min(SNR, gamma)`` on x0. Choi et al. 2022 (2204.00227), section 3: P2, L_simple's weight divided by
+    ``(k + SNR)^gamma``. Karras et al. 2022 (2206.00364), table 1: ``(sigma^2 + d^2) / (sigma d)^2`` on x0. Hoogeboom et
+    al. 2024 (2410.19324), section 3.1, and Kingma, Gao 2023 (2303.00848): sigmoid weighting,
+    ``sigmoid(bias - log_snr)`` on eps. Karras et al. 2024 (2312.02696), eqs. 14 and 15: learned uncertainty.
 """
 
 import math
@@ -55,7 +61,10 @@ class Weight(ABC):
 
 @dataclass(frozen=True)
 class Constant(Weight):
-    """1 on a quantity; on what the network predicts unless one is given. With ``Eps()`` it is L_simple."""
+    """1 on a quantity; on what the network predicts unless one is given.
+
+    With ``Eps()`` it is L_simple: the SNR on x0, and ``sigma_t^2`` on the score.
+    """
 
     of: Parameterization | None = None
 
@@ -112,3 +121,52 @@ class Sigmoid(Weight):
 
     def log_weight(self, log_snr: Tensor) -> Tensor:
         return logsigmoid(self.bias - log_snr)
+
+
+@dataclass(frozen=True)
+class P2(Weight):
+    """``1 / (k + SNR)^gamma`` on eps: less weight on the nearly clean levels, whose details are imperceptible.
+
+    Attributes:
+        k: what keeps the weight finite at high noise, above 0.
+        gamma: how strongly clean levels are played down, at least 0; 0 is L_simple.
+    """
+
+    k: float = 1.0
+    gamma: float = 1.0
+    quantity: Parameterization = field(default=Eps(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        require(self.k > 0, f"k above 0, not {self.k}")
+        require(self.gamma >= 0, f"gamma of at least 0, not {self.gamma}")
+
+    def log_weight(self, log_snr: Tensor) -> Tensor:
+        return -self.gamma * torch.logaddexp(log_snr, torch.full_like(log_snr, math.log(self.k)))
+
+
+@dataclass(frozen=True)
+class Uncertainty(Weight):
+    """Another weight, balanced over the noise levels by what is learned of the loss at each.
+
+    With the weighted error L of an example and a learned function u of the noise level, the loss is ``e^-u L + u``: its
+    minimum is at ``u = log E[L | level]``, where each level contributes gradients of the same size. What is written
+    here is the fixed part; ``nn.uncertainty.WithUncertainty`` holds u, and ``tasks.denoising`` joins them.
+
+    Attributes:
+        of: the weight that is balanced.
+        features: Fourier features of the noise level from which u is formed, at least 1.
+    """
+
+    of: Weight = field(default_factory=EDMWeight)
+    features: int = 128
+
+    def __post_init__(self) -> None:
+        require(not isinstance(self.of, Uncertainty), "a weight without an uncertainty of its own")
+        require(self.features >= 1, f"features of at least 1, not {self.features}")
+
+    @property
+    def quantity(self) -> Parameterization | None:
+        return self.of.quantity
+
+    def log_weight(self, log_snr: Tensor) -> Tensor:
+        return self.of.log_weight(log_snr)

@@ -164,9 +164,9 @@ def loss_by_level(
         times=tuple(levels.tolist()),
         log_snr=tuple(schedule.log_snr(levels).tolist()),
         weight=tuple(float(row.weight[0]) for row in rows),
-        prediction=_means(prediction),
-        zero=_means(zero),
-        x0=_means(prediction * factor[:, None]),
+        prediction=means_of(prediction),
+        zero=means_of(zero),
+        x0=means_of(prediction * factor[:, None]),
     )
 
 
@@ -244,7 +244,8 @@ def _errors(
             values = {name: value.to(device) for name, value in dataset.gather(some).items()}
             positions = torch.arange(start, start + len(some)) * draws + number
             rng = Rng.of(seed_of("held-out loss", seed), some, step=number, position=positions, device=device)
-            t = Stratified(task.times).draw(rng, schedule) if level is None else level.to(device).expand(len(some))
+            drawn = Stratified(task.times.at_end())
+            t = drawn.draw(rng, schedule) if level is None else level.to(device).expand(len(some))
             errors = task.errors(values["x0"].float(), t, task.conditioner(values), rng=rng)
             parts.append(Errors(*(value.double().cpu() for value in errors)))
     return _joined(parts)
@@ -273,7 +274,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _means(values: Tensor) -> Means:
+def means_of(values: Tensor) -> Means:
     """Return means and standard errors over the second axis of ``(L, N)``."""
     errors = values.std(1) / values.shape[1] ** 0.5
     return Means(tuple(values.mean(1).tolist()), tuple(errors.tolist()))

@@ -58,7 +58,7 @@ class Measured:
         classes: how many classes they were drawn over; 0 for samples without labels.
         settings: of the sampler, in words.
         guidance: scale of guidance.
-        evaluations: of the network for one sample.
+        evaluations: of the network for one sample, at most if the sampler is adaptive.
         seed: of the samples and of everything that was drawn at random.
         sampling_seconds: wall time of drawing all samples.
         measuring_seconds: wall time of everything else.
@@ -161,7 +161,9 @@ def measure(
     denoiser = pipeline.denoiser
     require(isinstance(denoiser, NetworkDenoiser), f"a NetworkDenoiser to measure, got {type(denoiser).__name__}")
     assert isinstance(denoiser, NetworkDenoiser)
-    sampled = Denoising(denoiser, pipeline.conditioner, task.times, task.weight)
+    sampled = Denoising(
+        denoiser, pipeline.conditioner, task.times, task.weight, coupling=task.coupling, variance=task.variance
+    )
     settings = replace(pipeline.settings, guidance=guidance)
     labels, classes = _labels(pipeline, samples)
     began = time.perf_counter()
@@ -249,13 +251,16 @@ def draw(
 def describe(settings: SampleSettings) -> str:
     """Say in words how samples are drawn."""
     number = f"{settings.steps} step" + ("s" if settings.steps > 1 else "")
-    return f"{worded(settings.sampler)} on {worded(settings.grid)}, {number}, guidance {settings.guidance:g}"
+    bounds = "" if settings.bounds is None else f", {worded(settings.bounds)}"
+    return f"{worded(settings.sampler)} on {worded(settings.grid)}, {number}, guidance {settings.guidance:g}{bounds}"
 
 
 def worded(value: Any) -> str:
     """Write a value of the library as it would be made: its class and what it was given, choices by their name."""
     if isinstance(value, Enum):
         return value.name.lower()
+    if isinstance(value, tuple) and value and is_dataclass(value[0]):
+        return f"({len(value)} values)"
     if isinstance(value, tuple) and len(value) > 6:
         return f"({len(value)} values, {worded(value[0])} to {worded(value[-1])})"
     if is_dataclass(value):

@@ -1,17 +1,7 @@
-"""Charts of a report, as SVG to be put into a page.
+"""Charts of a report; how they are drawn and get their colours is in ``svg``."""
 
-A chart takes its colours and its font from the page: matplotlib draws with placeholder colours, which are then
-replaced by the page's custom properties (``var(--ink)``), so one drawing serves light, dark and paper. Charts have
-one size and one panel, and the page lays them out: on a narrow screen they stack instead of shrinking.
-
-Matplotlib is imported where it is used, and only its object-oriented interface: nothing global is changed.
-"""
-
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,42 +10,16 @@ from torch import Tensor
 from unfog.diffusion.schedule import Schedule
 from unfog.diffusion.times import Times
 from unfog.evaluation.loss import REACH, LossCurve, Means
+from unfog.evaluation.svg import BASE, FIRST, GRID, SECOND, SHADE, Chart, finish, panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
 """A line of the log."""
 
-# Placeholders, and the properties of the page that stand in their place.
-INK, MUTED, GRID, FIRST, SECOND, BASE, SHADE = (f"#0{i}0{i}0{i}" for i in range(1, 8))
-_PROPERTIES = {
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--line",
-    FIRST: "--first",
-    SECOND: "--second",
-    BASE: "--base",
-    SHADE: "--shade",
-}
-
-_SIZE = (5.4, 3.3)
 _MOST_POINTS = 700
 _SMOOTHED_POINTS = 240
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A drawing and what it shows.
-
-    Attributes:
-        svg: an ``<svg>`` element without identifiers that could clash with those of other charts.
-        title: a few words, which screen readers read out.
-    """
-
-    svg: str
-    title: str
 
 
 def loss_chart(records: Sequence[Record]) -> Chart | None:
@@ -63,14 +27,14 @@ def loss_chart(records: Sequence[Record]) -> Chart | None:
     steps, losses = _finite(records, "loss")
     if len(steps) < 2:
         return None
-    figure, axes = _panel("step", "loss", log=min(losses) > 0)
+    figure, axes = panel("step", "loss", log=min(losses) > 0)
     _raw_and_smoothed(axes, steps, losses, FIRST, "a batch")
     _bound(axes, losses)
     unapplied = [r["step"] for r in records if r.get("applied") is False]
     if unapplied:
         place = axes.get_xaxis_transform()
         axes.plot(unapplied, [0.02] * len(unapplied), "|", color=SECOND, transform=place, label="not applied")
-    return _chart(figure, "loss", "Training loss over the steps")
+    return finish(figure, "loss", "Training loss over the steps")
 
 
 def gradient_chart(records: Sequence[Record]) -> Chart | None:
@@ -78,10 +42,10 @@ def gradient_chart(records: Sequence[Record]) -> Chart | None:
     steps, norms = _finite(records, "grad_norm")
     if len(steps) < 2:
         return None
-    figure, axes = _panel("step", "norm of the gradient", log=min(norms) > 0)
+    figure, axes = panel("step", "norm of the gradient", log=min(norms) > 0)
     _raw_and_smoothed(axes, steps, norms, BASE, "a batch")
     _bound(axes, norms)
-    return _chart(figure, "gradient", "Norm of the gradient over the steps")
+    return finish(figure, "gradient", "Norm of the gradient over the steps")
 
 
 def speed_chart(records: Sequence[Record]) -> Chart | None:
@@ -91,10 +55,10 @@ def speed_chart(records: Sequence[Record]) -> Chart | None:
         return None
     steps = [float(r["step"]) for r in timed]
     speed = [r["examples"] / r["step"] / r["seconds"] for r in timed]
-    figure, axes = _panel("step", "examples a second")
+    figure, axes = panel("step", "examples a second")
     _raw_and_smoothed(axes, steps, speed, FIRST, "a step")
     axes.set_ylim(bottom=0)
-    return _chart(figure, "speed", "Examples a second over the steps")
+    return finish(figure, "speed", "Examples a second over the steps")
 
 
 def rate_chart(records: Sequence[Record]) -> Chart | None:
@@ -103,16 +67,16 @@ def rate_chart(records: Sequence[Record]) -> Chart | None:
     if len(steps) < 2:
         return None
     every = math.ceil(len(steps) / _MOST_POINTS)
-    figure, axes = _panel("step", "learning rate")
+    figure, axes = panel("step", "learning rate")
     axes.plot(steps[::every], rates[::every], color=BASE, linewidth=1.6)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
-    return _chart(figure, "rate", "Learning rate over the steps")
+    return finish(figure, "rate", "Learning rate over the steps")
 
 
 def level_chart(train: LossCurve, test: LossCurve, times: Times, schedule: Schedule) -> Chart:
     """Draw the error of the prediction by noise level, with the baseline and the density of training behind."""
-    figure, axes = _panel(
+    figure, axes = panel(
         "log-SNR    (data on the left, noise on the right)", "squared error of the prediction", log=True
     )
     _density(axes, times, schedule, (train.log_snr[-1], train.log_snr[0]))
@@ -120,17 +84,17 @@ def level_chart(train: LossCurve, test: LossCurve, times: Times, schedule: Sched
     _band(axes, train.log_snr, train.prediction, FIRST, "training")
     _band(axes, test.log_snr, test.prediction, SECOND, "held out")
     axes.set_xlim(max(test.log_snr), min(test.log_snr))
-    return _chart(figure, "levels", "Error of the prediction by noise level")
+    return finish(figure, "levels", "Error of the prediction by noise level")
 
 
 def x0_chart(train: LossCurve, test: LossCurve) -> Chart:
     """Draw the error of the estimate of x0 by noise level, in grey levels."""
-    figure, axes = _panel("log-SNR    (data on the left, noise on the right)", "error of x0, in grey levels of 255")
+    figure, axes = panel("log-SNR    (data on the left, noise on the right)", "error of x0, in grey levels of 255")
     for curve, colour, label in ((train, FIRST, "training"), (test, SECOND, "held out")):
         axes.plot(curve.log_snr, grey_levels(curve.x0.values), color=colour, linewidth=1.6, label=label)
     axes.set_xlim(max(test.log_snr), min(test.log_snr))
     axes.set_ylim(bottom=0)
-    return _chart(figure, "x0", "Error of the estimate of x0 by noise level")
+    return finish(figure, "x0", "Error of the estimate of x0 by noise level")
 
 
 def grey_levels(squared: Sequence[float]) -> list[float]:
@@ -142,7 +106,7 @@ def scales_chart(schedule: Schedule, evaluated: Sequence[float]) -> Chart:
     """Draw the scales of signal and noise over time, with the sampler's evaluations marked."""
     marks = torch.tensor(evaluated, dtype=torch.float64)
     large = _is_large(schedule)
-    figure, axes = _panel("time t", "scale", log=large)
+    figure, axes = panel("time t", "scale", log=large)
     t = _drawn_times(axes, marks, large)
     for function, colour, label in (
         (schedule.alpha, FIRST, "signal, alpha"),
@@ -152,13 +116,13 @@ def scales_chart(schedule: Schedule, evaluated: Sequence[float]) -> Chart:
         axes.plot(
             marks.numpy(), function(marks).numpy(), "o", color=colour, markersize=3.2, markeredgewidth=0, clip_on=False
         )
-    return _chart(figure, "scales", "Scales of signal and noise over time")
+    return finish(figure, "scales", "Scales of signal and noise over time")
 
 
 def log_snr_chart(schedule: Schedule, evaluated: Sequence[float]) -> Chart:
     """Draw the log-SNR over time, with the sampler's evaluations marked."""
     marks = torch.tensor(evaluated, dtype=torch.float64)
-    figure, axes = _panel("time t", "log-SNR")
+    figure, axes = panel("time t", "log-SNR")
     axes.axhline(0, color=GRID, linewidth=0.8)
     t = _drawn_times(axes, marks, _is_large(schedule))
     end = 1.3 * REACH
@@ -166,7 +130,7 @@ def log_snr_chart(schedule: Schedule, evaluated: Sequence[float]) -> Chart:
     axes.plot(t.numpy(), curve, color=FIRST, linewidth=1.6)
     label = "evaluations of the network"
     axes.plot(marks.numpy(), points, "o", color=SECOND, markersize=3.6, markeredgewidth=0, label=label, clip_on=False)
-    return _chart(figure, "log-snr", "Log-SNR over time")
+    return finish(figure, "log-snr", "Log-SNR over time")
 
 
 def _is_large(schedule: Schedule) -> bool:
@@ -245,85 +209,3 @@ def _density(axes: "Axes", times: Times, schedule: Schedule, limits: tuple[float
     behind.set_ylim(0, max(float(counts.max()), 1.0) * 2.2)
     behind.set_axis_off()
     behind.set_zorder(-1)
-
-
-def _panel(x: str, y: str, *, log: bool = False) -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    figure.patch.set_visible(False)
-    axes = figure.subplots()
-    axes.patch.set_visible(False)
-    if log:
-        axes.set_yscale("log")
-    axes.set_xlabel(x, color=MUTED, fontsize=9)
-    axes.set_ylabel(y, color=MUTED, fontsize=9)
-    axes.tick_params(which="both", color=GRID, labelcolor=MUTED, labelsize=8.5)
-    axes.grid(axis="y", color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(GRID)
-    return figure, axes
-
-
-def _log_ticks(axes: "Axes") -> None:
-    """Label a logarithmic axis with plain numbers, as many as fit its range."""
-    from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
-
-    low, high = axes.get_ylim()
-    locator: Locator = LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 500 else (1.0,))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]) if high / low < 6 else locator)
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _chart(figure: "Figure", name: str, title: str) -> Chart:
-    """Turn a figure into an element for the page."""
-    from matplotlib import rc_context
-
-    for axes in figure.axes:
-        if axes.get_yscale() == "log" and axes.axison:
-            _log_ticks(axes)
-    labelled = [axes.get_legend_handles_labels() for axes in figure.axes]
-    handles = [handle for both in labelled for handle in both[0]]
-    if handles:
-        figure.legend(
-            handles,
-            [label for both in labelled for label in both[1]],
-            loc="outside upper left",
-            ncols=len(handles),
-            frameon=False,
-            fontsize=9,
-            labelcolor=INK,
-            handlelength=1.4,
-            columnspacing=1.6,
-        )
-    written = io.BytesIO()
-    # The salt makes the identifiers, and with them the page, the same each time.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
-    return Chart(_for_page(written.getvalue().decode(), name, title), title)
-
-
-def _for_page(svg: str, name: str, title: str) -> str:
-    """Make an SVG file an element: the page's colours and font, its own identifiers, and no size but its shape."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # A style inside would hold for the whole page.
-    svg = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    box = re.search(r'viewBox="[^"]*"', svg)
-    assert box is not None
-    svg = re.sub(r"<svg[^>]*>", f'<svg {box[0]} role="img" aria-label="{title}">', svg, count=1)
-    svg = re.sub(r'id="([^"]*)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', svg).replace("url(#", f"url(#{name}-")
-    for colour, used in _PROPERTIES.items():
-        svg = svg.replace(colour, f"var({used})")
-    # Matplotlib writes the font in one declaration or in several, depending on its version.
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    svg = re.sub(r" font-family: [^;\"]*;?", "", svg)
-    return "".join(line.strip() + "\n" for line in _unindented(svg))
-
-
-def _unindented(text: str) -> Iterator[str]:
-    return (line for line in text.splitlines() if line.strip())

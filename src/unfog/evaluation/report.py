@@ -20,7 +20,8 @@ from unfog.evaluation import gallery, plots, tables
 from unfog.evaluation.gallery import Gallery, class_name
 from unfog.evaluation.loss import evaluating
 from unfog.evaluation.measure import Measured, describe, worded
-from unfog.evaluation.plots import Chart, Record
+from unfog.evaluation.plots import Record
+from unfog.evaluation.svg import Chart
 from unfog.pipeline import Pipeline, SampleRequest
 from unfog.sampling.sampler import TableSampler
 from unfog.tasks.denoising import Denoising
@@ -223,6 +224,7 @@ def _schedule(inputs: ReportInputs) -> ScheduleSection:
     evaluated = times[:-1].tolist()
     if isinstance(settings.sampler, TableSampler):
         evaluated = [row.t for row in settings.sampler.table(schedule, times)]
+    times_asked = "" if settings.sampler.adaptive else f", at {len(evaluated)} times"
     clean, noisy = schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
     facts = {
         "schedule": worded(schedule),
@@ -230,7 +232,7 @@ def _schedule(inputs: ReportInputs) -> ScheduleSection:
         "the network predicts": worded(task.denoiser.parameterization),
         "training times": worded(task.times),
         "weight of the loss": worded(task.weight),
-        "evaluations for a sample": f"{settings.evaluations} calls of the network, at {len(evaluated)} times",
+        "evaluations for a sample": f"{settings.cost} of the network" + times_asked,
     }
     return ScheduleSection((plots.scales_chart(schedule, evaluated), plots.log_snr_chart(schedule, evaluated)), facts)
 

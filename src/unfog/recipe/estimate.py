@@ -152,7 +152,11 @@ class Spread:
 
 
 def shapes_of(recipe: Recipe) -> nn.Module:
-    """Return the network of a recipe without its numbers."""
+    """Return the network of a recipe without its numbers.
+
+    What is learned beside it is small. Of an energy it is the network that says it: its gradient, which is the
+    prediction, takes a backward pass more, and arithmetic is counted without.
+    """
     with torch.device("meta"):
         return build_network(recipe.network)
 

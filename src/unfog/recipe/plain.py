@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from unfog.checkpoint import JSON
 from unfog.diffusion.schedule import Tabulated
 from unfog.recipe.errors import RecipeError, did_you_mean, did_you_mean_path, shown
-from unfog.recipe.kinds import KINDS, SHORTHANDS, TABLES, Table, names
+from unfog.recipe.kinds import KINDS, SHORTHANDS, Named, name_of, names
 
 
 def encode(value: Any, declared: Any) -> JSON:
@@ -35,7 +35,7 @@ def encode(value: Any, declared: Any) -> JSON:
     if element is not None:
         return [encode(item, element) for item in value]
     if kind_of in KINDS and not is_number(kind_of, value):
-        value = _named_table(value)
+        value = (name_of(value) if isinstance(value, Tabulated) else None) or value
         kinds = [name for name, cls in KINDS[kind_of].items() if cls is type(value)]
         if not kinds:
             raise TypeError(f"a {type(value).__name__} cannot be written: a recipe holds {', '.join(KINDS[kind_of])}")
@@ -81,7 +81,7 @@ def decode(declared: Any, plain: JSON, path: str = "") -> Any:
             raise RecipeError(_joined(path, field.name), f"missing; expected {describe(known[field.name])}")
     try:
         value = cls(**values)
-        return value.schedule() if isinstance(value, Table) else value
+        return value.schedule() if isinstance(value, Named) else value
     except ValueError as error:
         raise RecipeError(_blamed(str(error), path, children(kind_of, plain, path)), str(error)) from error
 
@@ -200,14 +200,6 @@ def _adapter(declared: Any) -> TypeAdapter[Any]:
 def _encoded_fields(value: Any) -> dict[str, JSON]:
     cls: Any = type(value)
     return {name: encode(getattr(value, name), declared) for name, declared in fields_of(cls).items()}
-
-
-def _named_table(value: Any) -> Any:
-    """Return the name of a published table in place of its numbers."""
-    if not isinstance(value, Tabulated) or value.levels <= 20:
-        return value
-    tables = (table(value.levels, value.clean) for table in TABLES)
-    return next((table for table in tables if table.schedule() == value), value)
 
 
 def _blamed(message: str, path: str, known: Iterator[str]) -> str:

@@ -20,7 +20,7 @@ from unfog.data.batch import Batches
 from unfog.data.dataset import Dataset
 from unfog.data.loader import Prefetched, ShuffledBatches
 from unfog.diffusion.random import Rng, seed_of
-from unfog.recipe.build import build_pipeline, build_task
+from unfog.recipe.build import build_pipeline, build_training
 from unfog.recipe.estimate import Activations
 from unfog.recipe.run import DataCard, default_device, initial_network
 from unfog.recipe.schema import Recipe
@@ -239,7 +239,7 @@ def _sized(recipe: Recipe, batch: int) -> TrainConfig:
 
 
 def _trainer(recipe: Recipe, batches: Batches, config: TrainConfig) -> Trainer:
-    return Trainer(build_task(recipe, initial_network(recipe)).to(default_device()), batches, config)
+    return Trainer(build_training(recipe, initial_network(recipe)).to(default_device()), batches, config)
 
 
 def _batches(recipe: Recipe, dataset: Dataset) -> ShuffledBatches:

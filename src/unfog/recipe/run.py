@@ -29,7 +29,7 @@ from unfog.data.dataset import DataInfo
 from unfog.diffusion.checks import require
 from unfog.diffusion.random import seed_of
 from unfog.pipeline import Pipeline
-from unfog.recipe.build import build_network, build_pipeline, fit_to_data
+from unfog.recipe.build import build_model, build_pipeline, fit_to_data
 from unfog.recipe.data import Data, open_data
 from unfog.recipe.errors import RecipeError
 from unfog.recipe.load import differences, dump, load, override
@@ -45,7 +45,18 @@ RECIPE, MANIFEST = "recipe.yaml", "manifest.json"
 FORMAT = 1
 CHANGEABLE = ("train.steps", "train.parallel", "train.micro_batch", "save.", "data.max_bad")
 """Settings that may change when a run is resumed, by the beginning of their path."""
-_LASTING = ("network", "schedule", "parameterization", "times", "weight", "condition", "train")
+_LASTING = (
+    "network",
+    "schedule",
+    "parameterization",
+    "times",
+    "weight",
+    "coupling",
+    "variance",
+    "energy",
+    "condition",
+    "train",
+)
 """Parts of a recipe that decide what is learned; which data they are is told by a fingerprint."""
 
 
@@ -305,10 +316,10 @@ def lasting_settings(recipe: Recipe) -> dict[str, JSON]:
 
 
 def initial_network(recipe: Recipe) -> nn.Module:
-    """Return the network as training begins with it: its weights depend on the recipe alone."""
+    """Return the network as training begins with it, a learned schedule included: it depends on the recipe alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("init", recipe.train.seed))
-        return build_network(recipe.network)
+        return build_model(recipe)
 
 
 def default_device() -> torch.device:

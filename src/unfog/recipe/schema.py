@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from unfog.data.gate import MAX_BAD
 from unfog.data.image import colour
 from unfog.diffusion.checks import require
+from unfog.diffusion.coupling import Coupling, Independent
+from unfog.diffusion.curves import Shifted
+from unfog.diffusion.learned import Learned
 from unfog.diffusion.nn.dit import DiTConfig
 from unfog.diffusion.nn.unet import UNetConfig
 from unfog.diffusion.parameterization import Parameterization
 from unfog.diffusion.schedule import Schedule
-from unfog.diffusion.times import Times
-from unfog.diffusion.weighting import Weight
+from unfog.diffusion.times import Stratified, Times, Uniform
+from unfog.diffusion.weighting import Constant, Weight
 from unfog.pipeline import SampleSettings
-from unfog.training.config import TrainConfig
+from unfog.tasks.hybrid import FixedVariance, LearnedVariance, ReverseVariance
+from unfog.training.config import Parallel, TrainConfig
 from unfog.training.ema import Average, average_of
 
 
@@ -138,10 +142,13 @@ class Recipe:
         description: one sentence for people.
         data: what is learned from.
         network: its channels and classes are those of the data (``build.fit_to_data`` sets them).
-        schedule: of the noise.
+        schedule: of the noise. One that is learned is trained with the network, and the loss is the variational bound.
         parameterization: what the network predicts.
         times: density of the training times.
         weight: of the loss over noise levels.
+        coupling: which noise goes with which example.
+        variance: of the reverse step: chosen by the sampler, or learned, for which the network gets twice the channels.
+        energy: whether the network says an energy, the gradient of which is what it predicts.
         condition: what the model is conditioned on.
         train: optimiser steps, batch, precision, averages.
         sample: how to sample unless a request says otherwise.
@@ -161,6 +168,9 @@ class Recipe:
     weight: Weight
     train: TrainConfig
     sample: SampleSettings
+    coupling: Coupling = field(default_factory=Independent)
+    variance: ReverseVariance = field(default_factory=FixedVariance)
+    energy: bool = False
     condition: ConditionConfig = field(default_factory=ConditionConfig)
     average: float | Average | None = 0.05
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -168,6 +178,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.parameterization.check(self.schedule)
+        if isinstance(self.schedule, Learned):
+            self._check_learned()
+        if isinstance(self.variance, LearnedVariance):
+            self._check_variance(self.variance)
+        if self.energy:
+            self._check_energy()
+        require(
+            not isinstance(self.schedule, Shifted) or not isinstance(self.schedule.schedule, Learned),
+            "schedule=learned by itself, which finds its ends: a shifted one would not be learned; leave the shift out",
+        )
         require(
             self.average is None or average_of(self.average) in self.train.averages,
             f"an average among those in train.ema, {self.train.ema}, or None, got {self.average}",
@@ -176,4 +196,44 @@ class Recipe:
         require(
             not unguided or self.sample.guidance == 1,
             f"sample.guidance=1 without condition dropout, got {self.sample.guidance}; set condition.dropout=0.1",
+        )
+
+    def _check_learned(self) -> None:
+        """Refuse what would be ignored, or cannot be, where the schedule is learned with the bound."""
+        require(
+            self.weight == Constant(),
+            f"weight=constant with schedule=learned, whose loss is the variational bound, got {self.weight}",
+        )
+        require(
+            self.times in (Uniform(), Stratified(Uniform())),
+            f"times=uniform, or stratified with a uniform density, with schedule=learned: the schedule itself learns "
+            f"how often each noise level is drawn; got {self.times}",
+        )
+        for name, plain in (("coupling", Independent()), ("variance", FixedVariance()), ("energy", False)):
+            given = getattr(self, name)
+            require(given == plain, f"{name} left as it is with schedule=learned, whose loss is the bound, got {given}")
+        require(
+            self.train.parallel is Parallel.REPLICATE,
+            f"train.parallel=replicate with schedule=learned, got {self.train.parallel.name.lower()}; a schedule is "
+            "too small to be sharded, and is needed whole",
+        )
+
+    def _check_variance(self, variance: LearnedVariance) -> None:
+        variance.check(self.schedule)
+        require(
+            self.coupling.independent,
+            f"coupling=independent with variance=learned, got {self.coupling}; with coupled pairs the variance would "
+            "be that of another process",
+        )
+
+    def _check_energy(self) -> None:
+        require(not self.variance.learned, "variance=fixed with energy=true, got learned: a gradient has no variance")
+        require(
+            not self.train.compile,
+            "train.compile=false with energy=true, got true; what is compiled cannot be differentiated twice",
+        )
+        require(
+            self.train.parallel is Parallel.REPLICATE,
+            f"train.parallel=replicate with energy=true, got {self.train.parallel.name.lower()}; sharded weights would "
+            "take the gradient inside the network for the step's",
         )

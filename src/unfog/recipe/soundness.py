@@ -20,7 +20,7 @@ from unfog.data.dataset import Dataset
 from unfog.data.loader import ShuffledBatches
 from unfog.diffusion.random import Purpose, Rng, seed_of
 from unfog.pipeline import Pipeline, SampleRequest
-from unfog.recipe.build import build_pipeline, build_task
+from unfog.recipe.build import build_pipeline, build_task, build_training
 from unfog.recipe.run import DataCard, Run, default_device, initial_network
 from unfog.recipe.schema import Recipe, SaveConfig
 from unfog.recipe.train import train
@@ -28,6 +28,7 @@ from unfog.tasks.denoising import Denoising
 from unfog.training.optim import Constant
 from unfog.training.run import run_training
 from unfog.training.signals import Stop
+from unfog.training.step import TrainStep
 from unfog.training.trainer import NonFiniteError, Trainer
 
 EXAMPLES = 8
@@ -132,7 +133,7 @@ def check_loss(subject: Subject, seconds: float) -> tuple[list[Finding], nn.Modu
     losses: list[float] = []
     try:
         while trainer.index < STEPS and (not losses or losses[-1] * FACTOR > losses[0]):
-            losses.append(trainer.advance().loss)
+            losses.append(_told(trainer.advance()))
             if time.perf_counter() - began > seconds:
                 break
     except NonFiniteError as error:
@@ -141,6 +142,11 @@ def check_loss(subject: Subject, seconds: float) -> tuple[list[Finding], nn.Modu
         return [judge_start(losses[0], zero), broken], task.denoiser.network
     finished = trainer.index >= STEPS
     return [judge_start(losses[0], zero), judge_overfit(losses, finished=finished)], task.denoiser.network
+
+
+def _told(step: TrainStep) -> float:
+    """Return the weighted squared error of a step, without what is learned beside it."""
+    return step.parts.get("weighted_error", step.loss)
 
 
 def judge_start(first: float, zero: float) -> Finding:
@@ -192,7 +198,9 @@ def check_saving(subject: Subject, folder: Path) -> list[Finding]:
     info = subject.dataset.info
     whole = Run.create(folder / "whole", recipe, info)
     trainer = Trainer(
-        build_task(recipe, initial_network(recipe)).to(default_device()), _batches(subject, recipe), whole.recipe.train
+        build_training(recipe, initial_network(recipe)).to(default_device()),
+        _batches(subject, recipe),
+        whole.recipe.train,
     )
     for _ in run_training(trainer, whole.folder, checkpoint_every=2):
         pass

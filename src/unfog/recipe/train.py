@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from unfog.data.dataset import Dataset
 from unfog.data.loader import Prefetched, ShuffledBatches
 from unfog.diffusion.random import seed_of
-from unfog.recipe.build import build_task
+from unfog.recipe.build import build_training
 from unfog.recipe.run import Run, default_device, initial_network, lasting_settings
 from unfog.recipe.watch import watched
 from unfog.training.parallel import World
@@ -38,7 +38,7 @@ def train(run: Run, dataset: Dataset, *, stop: Stop | None = None, world: World 
         DamagedCheckpointError: if all checkpoints are damaged.
     """
     recipe, world = run.recipe, world or World.alone(default_device())
-    task = build_task(recipe, initial_network(recipe)).to(world.device)
+    task = build_training(recipe, initial_network(recipe)).to(world.device)
     seed = seed_of("data", recipe.train.seed)
     shuffled = ShuffledBatches(dataset, seed, flip=recipe.data.flip)
     batches = Prefetched(shuffled, stride=recipe.train.batch_size)

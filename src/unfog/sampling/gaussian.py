@@ -3,12 +3,10 @@
 Sources:
     Ho, Jain, Abbeel 2020 (arXiv 2006.11239), eqs. 6, 7, 11 and section 3.2: ancestral sampling with either variance.
     Song, Meng, Ermon 2021 (2010.02502), eqs. 12 and 16: DDIM. Karras et al. 2022 (2206.00364), algorithm 1: Heun.
-    Lu et al. 2022 (2211.01095), algorithm 2: DPM-Solver++(2M), and appendix on SDE-DPM-Solver++. Xue et al. 2023
-    (2309.05019): the reverse SDE with a variance of its own, for DPM-Solver++ between ODE and SDE.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
@@ -80,14 +78,55 @@ class Variable(Enum):
         """Return tau at a node; sigma / alpha wants ``alpha > 0``."""
         return node.sigma / (node.alpha if self is Variable.SIGMA else node.alpha + node.sigma)
 
+    def leaving(self, t: Node) -> "Variable":
+        """Return the variable for a step from t: flow time from pure noise, where sigma / alpha is no measure."""
+        return Variable.FLOW if t.is_noise else self
+
+    def between(self, t: Node, s: Node, part: float) -> float:
+        """Return the half log-SNR a part in (0, 1) of the way from t to s, in tau."""
+        tau = (1.0 - part) * self.of(t) + part * self.of(s)
+        # The signal beside it, 1 - tau in flow time, would lose its digits near pure noise.
+        ends = [1.0 if self is Variable.SIGMA else node.alpha / (node.alpha + node.sigma) for node in (t, s)]
+        return math.log((1.0 - part) * ends[0] + part * ends[1]) - math.log(tau)
+
+
+def runge_kutta(
+    t: Node, stages: Sequence[tuple[Node, Sequence[float]]], variable: Variable | None, eta: float = 0.0
+) -> Iterator[Row]:
+    """Yield the rows of one step of an explicit Runge-Kutta method.
+
+    Its slope at point j is ``(y_j - x0_j) / tau_j``, and y_j itself is made of the state at t and of estimates. Written
+    out, a weight on the slope at j is one of ``r = tau_t / tau_j`` on the estimate at j and of ``1 - r`` on the
+    combination of estimates that led to j.
+
+    Args:
+        t: where the step starts.
+        stages: the points that follow, the end of the step last, each with the weights on the slopes so far that lead
+            to it, the oldest first; they sum to one.
+        variable: tau; None puts the weights on the estimates themselves.
+        eta: how much of the posterior's noise the last move injects.
+    """
+    here, ratios, led = t, list[float](), list[list[float]]([[]])
+    for count, (node, slopes) in enumerate(stages, start=1):
+        ratios.append(1.0 if variable is None or here is t else variable.of(t) / variable.of(here))
+        weights = [slope * ratio for slope, ratio in zip(slopes, ratios, strict=True)]
+        for slope, ratio, past in zip(slopes, ratios, led, strict=True):
+            for j, weight in enumerate(past):
+                weights[j] += slope * (1.0 - ratio) * weight
+        last = count == len(stages)
+        move = transition(t, node, eta=eta if last else 0.0, weights=weights[::-1], commits=last)
+        yield Row(here.t, (move,), node.t)
+        led.append(weights)
+        here = node
+
 
 @dataclass(frozen=True)
 class Heun(TableSampler):
-    """The trapezoidal rule on the probability-flow ODE: two evaluations a step, one on the last.
+    """The trapezoidal rule on the probability-flow ODE: two evaluations a step, one on that to t = 0.
 
-    The second stage puts ``tau_t / (2 tau_s)`` of the weight on the newer estimate. The last step, as a rule to
-    sigma = 0, is Euler's. From pure noise with alpha = 0, where sigma / alpha is infinite, the second stage is formed
-    in flow time.
+    The second stage puts ``tau_t / (2 tau_s)`` of the weight on the newer estimate. The step to t = 0, as a rule to
+    sigma = 0, is Euler's. From pure noise, where sigma / alpha is infinite or so large that the rule in it would weigh
+    the second stage by hundreds, the stage is formed in flow time.
     """
 
     variable: Variable = Variable.SIGMA
@@ -95,55 +134,13 @@ class Heun(TableSampler):
 
     def rows(self, grid: Grid) -> Iterator[Row]:
         for t, s in pairwise(grid):
-            euler_step = transition(t, s)
-            if s is grid[-1]:
-                yield Row(t.t, (euler_step,), s.t)
-                continue
-            variable = self.variable if t.alpha > 0 else Variable.FLOW
-            newer = variable.of(t) / (2.0 * variable.of(s))
-            yield Row(t.t, (euler_step._replace(commits=False),), s.t)
-            yield Row(s.t, (transition(t, s, weights=(newer, 1.0 - newer)),), s.t)
+            stages = [(s, (1.0,))] if s.t == 0 else [(s, (1.0,)), (s, (0.5, 0.5))]
+            yield from runge_kutta(t, stages, self.variable.leaving(t))
 
     def evaluations(self, steps: int) -> int:
         return 2 * steps - 1
 
 
-@dataclass(frozen=True)
-class DPMSolverPP2M(TableSampler):
-    """DPM-Solver++(2M): two estimates a step, one evaluation; with ``eta = 1`` the SDE form.
-
-    With h the step in log(alpha / sigma) and r the previous step over h, x0 is replaced by
-    ``(1 + 1 / (2r)) x0_n - 1 / (2r) x0_{n-1}``. The first step is of first order, and so are the steps to sigma = 0,
-    where h is infinite, and after one from alpha = 0, where the previous one was.
-
-    It solves the reverse SDE with eta times its noise, whose marginals are those of the process for every eta. With l
-    for log(alpha / sigma) and w for Brownian motion in l, ``z = x / sigma`` obeys
-
-        dz = (-eta^2 z + (1 + eta^2) e^l x0) dl + sqrt(2) eta dw.
-
-    For constant x0 a step therefore keeps ``e^(-eta^2 h)`` of z and adds noise of variance ``1 - e^(-2 eta^2 h)``; two
-    steps are then one of their joint length. DDIM keeps ``sqrt(1 - eta^2 (1 - e^(-2h)))``, the same at 0 and 1. In
-    between its noise is that of the SDE up to h^2 a step: the marginals would still be of second order, for they do
-    not depend on eta, but what is left of the start in the end, and with it how samples follow from their noise, only
-    of first. As with the published SDE form, the path for one given w is of first order wherever noise is injected.
-    """
-
-    eta: float = 0.0
-    order: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        require(0 <= self.eta <= 1, f"eta in [0, 1], not {self.eta}")
-
-    def rows(self, grid: Grid) -> Iterator[Row]:
-        previous = math.inf
-        for t, s in pairwise(grid):
-            h = s.half_log_snr - t.half_log_snr
-            extra = 0.0 if math.isinf(h) else h / (2.0 * previous)
-            weights = (1.0 + extra, -extra) if extra else (1.0,)
-            yield Row(t.t, (transition(t, s, eta=_eta_of_step(self.eta, h), weights=weights),), s.t)
-            previous = h
-
-
-def _eta_of_step(eta: float, h: float) -> float:
+def eta_of_step(eta: float, h: float) -> float:
     """Return the eta with which a transition over h keeps ``e^(-eta^2 h)`` of the noise."""
     return eta if eta in (0.0, 1.0) else math.sqrt(math.expm1(-2.0 * eta**2 * h) / math.expm1(-2.0 * h))

@@ -25,20 +25,29 @@ class Step:
     """What is seen after each evaluation.
 
     Attributes:
-        index: number of the evaluation, from 0.
+        index: number of the step, from 0.
         t: the time that ``x`` belongs to; at the last step the end of the grid, usually 0.
         x: the state after the step: ``x_t``, and at the last step the sample.
         x0: the estimate that led there.
+        progress: share of the trajectory that is done, in (0, 1]: 1 at the last step.
     """
 
     index: int
     t: Tensor
     x: Tensor
     x0: Tensor
+    progress: float
 
 
 class Sampler(ABC):
-    """The interface."""
+    """The interface.
+
+    Attributes:
+        adaptive: whether the number of evaluations depends on the data, or on where the times of the grid lie;
+            ``evaluations`` is then the most that there can be, and steps need not be evaluations.
+    """
+
+    adaptive: ClassVar[bool] = False
 
     @abstractmethod
     def steps(
@@ -54,22 +63,30 @@ class Sampler(ABC):
             rng: one key per sample.
 
         Yields:
-            A ``Step`` after each evaluation of the denoiser.
+            A ``Step`` after each evaluation of the denoiser; of an adaptive sampler, one for each time of the grid.
         """
+
+    def check(self, denoiser: Denoiser, times: Tensor) -> None:
+        """Raise ``ValueError`` if the sampler cannot run a denoiser on some times (hook: times that do not fall)."""
+        Grid.of(denoiser.process.schedule, times)
 
     @abstractmethod
     def evaluations(self, steps: int) -> int:
-        """Return how often the denoiser is called on a grid of ``steps`` steps."""
+        """Return how often the denoiser is called on a grid of ``steps`` steps to t = 0 (``adaptive``: at most)."""
 
 
 class TableSampler(Sampler):
-    """A sampler that is a table: a method gives its rows, the loop is common.
+    """A sampler that is a table: a method gives its rows, the loop is common."""
 
-    Attributes:
-        order: claimed order of convergence, on deterministic tables of the solution and on others of the moments.
-    """
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """The order of the method; of some it is a setting."""
 
-    order: ClassVar[int]
+    @property
+    def claimed_order(self) -> int:
+        """The claimed order of convergence, of the solution or, where noise is injected, of the moments (hook)."""
+        return self.order
 
     @abstractmethod
     def rows(self, grid: Grid) -> Iterable[Row]:
@@ -84,28 +101,36 @@ class TableSampler(Sampler):
     def steps(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, cond: Cond | None = None, *, rng: Rng
     ) -> Iterator[Step]:
-        require(len(rng) == len(x), f"one key per sample: {len(x)}, not {len(rng)}")
-        rows = self.table(denoiser.process.schedule, times)
-        depth = max(len(move.x0) for row in rows for move in row.moves)
-        noise = noises(rows, x, rng)
-        # Times stay float64 where the device has it, so that a level of a table is met exactly.
-        dtype = torch.float32 if x.device.type == "mps" else torch.float64
-        evaluated = torch.tensor([row.t for row in rows], dtype=dtype).to(x.device).unbind()
-        reached = torch.tensor([row.s for row in rows], dtype=dtype).to(x.device).unbind()
-        denoiser = denoiser.begin().prepared(evaluated)
-        state, point, estimates = x, x, list[Tensor]()
-        for index, row in enumerate(rows):
-            x0 = denoiser(point, evaluated[index], cond).x0
-            estimates = [x0, *estimates[: depth - 1]]
-            for move in row.moves:
-                point = _apply(move, state, estimates, noise)
-                if move.commits:
-                    state = point
-            yield Step(index, reached[index], point, x0)
+        yield from follow(self.table(denoiser.process.schedule, times), denoiser, x, cond, rng=rng)
+
+    @final
+    def check(self, denoiser: Denoiser, times: Tensor) -> None:
+        self.table(denoiser.process.schedule, times)
 
     def evaluations(self, steps: int) -> int:
-        """Return how often the denoiser is called on a grid of ``steps`` steps (hook: one a step)."""
+        """Return how often the denoiser is called on a grid of ``steps`` steps to t = 0 (hook: one a step)."""
         return steps
+
+
+def follow(rows: Sequence[Row], denoiser: Denoiser, x: Tensor, cond: Cond | None, *, rng: Rng) -> Iterator[Step]:
+    """Run a table; arguments and steps are those of ``Sampler.steps``."""
+    require(len(rng) == len(x), f"one key per sample: {len(x)}, not {len(rng)}")
+    depth = max(len(move.x0) for row in rows for move in row.all_moves)
+    noise = noises(rows, x, rng)
+    evaluated = instants([row.t for row in rows], x.device).unbind()
+    reached = instants([row.s for row in rows], x.device).unbind()
+    denoiser = denoiser.begin().prepared(evaluated)
+    state, point, estimates = x, x, list[Tensor]()
+    for index, row in enumerate(rows):
+        if row.before is not None:
+            state = point = applied(row.before, state, estimates, noise)
+        x0 = denoiser(point, evaluated[index], cond).x0
+        estimates = [x0, *estimates[: depth - 1]]
+        for move in row.moves:
+            point = applied(move, state, estimates, noise)
+            if move.commits:
+                state = point
+        yield Step(index, reached[index], point, x0, (index + 1) / len(rows))
 
 
 def sample(
@@ -114,7 +139,8 @@ def sample(
     """Run a sampler to its end and return the sample, shaped like ``x``.
 
     Gradients flow from the sample through every evaluation to the noise, the condition and the network's weights, and
-    memory grows with the steps; where none are wanted, call it under ``torch.inference_mode()``.
+    memory grows with the steps; where none are wanted, call it under ``torch.inference_mode()``. (Samplers that do not
+    differentiate say so: RK45 and Picard.)
 
     Args:
         denoiser: estimates x0.
@@ -147,7 +173,13 @@ def require_finite(x: Tensor) -> None:
         )
 
 
-def _apply(move: Move, state: Tensor, estimates: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
+def instants(times: Sequence[float], device: torch.device) -> Tensor:
+    """Return times on a device: in float64 where it has that, so that a level of a table is met exactly."""
+    return torch.tensor(times, dtype=torch.float32 if device.type == "mps" else torch.float64).to(device)
+
+
+def applied(move: Move, state: Tensor, estimates: Sequence[Tensor], noise: Iterator[Tensor]) -> Tensor:
+    """Return where a move leads; one that adds noise takes it from ``noise``."""
     result = state * move.x
     for weight, x0 in zip(move.x0, estimates, strict=False):
         result = result.add_(x0, alpha=weight)

@@ -43,6 +43,11 @@ class Node:
             return -math.inf
         return math.inf if self.sigma == 0 else math.log(self.alpha) - math.log(self.sigma)
 
+    @property
+    def is_noise(self) -> bool:
+        """Whether next to nothing of the data is left, ``sigma > 1000 alpha``: steps in log-SNR lose their meaning."""
+        return self.sigma > 1000.0 * self.alpha
+
 
 class Move(NamedTuple):
     """One update: ``x x + sum_j x0[j] (j-th newest estimate) + noise eps``.
@@ -64,11 +69,24 @@ class Move(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One evaluation: at which time, the moves that follow, and the time of the point they lead to."""
+    """One evaluation: at which time, the moves that follow, and the time of the point they lead to.
+
+    Attributes:
+        t: time of the evaluation.
+        moves: what is done with its answer: the last leads to ``s``, those before it correct the state at ``t``.
+        s: time of the point that the last move leads to.
+        before: a move of the state, made before the evaluation, to time ``t``: it is for methods that raise the noise.
+    """
 
     t: float
     moves: tuple[Move, ...]
     s: float
+    before: Move | None = None
+
+    @property
+    def all_moves(self) -> tuple[Move, ...]:
+        """The moves in the order in which they are made."""
+        return self.moves if self.before is None else (self.before, *self.moves)
 
 
 @dataclass(frozen=True)
@@ -110,10 +128,13 @@ class Grid(Sequence[Node]):
         """Return the node of a time, which need not be one of the grid's."""
         return _nodes(self.schedule, torch.tensor([t], dtype=torch.float64))[0]
 
-    def between(self, t: Node, s: Node, part: float) -> Node:
-        """Return the node that lies a part in (0, 1) of the way from t to s, in half log-SNR; both must be finite."""
-        half = t.half_log_snr + part * (s.half_log_snr - t.half_log_snr)
-        return self.at(self.schedule.time(torch.tensor(2.0 * half, dtype=torch.float64)).item())
+    def level(self, half_log_snr: float) -> Node:
+        """Return the node of a half log-SNR; values out of the schedule's range give its nearer end."""
+        return self.levels([half_log_snr])[0]
+
+    def levels(self, half_log_snrs: Sequence[float]) -> list[Node]:
+        """Return the nodes of half log-SNRs, all at once, for one by one takes long."""
+        return _nodes(self.schedule, self.schedule.time(2.0 * torch.tensor(half_log_snrs, dtype=torch.float64)))
 
     @overload
     def __getitem__(self, index: int) -> Node: ...
@@ -166,6 +187,12 @@ def transition(t: Node, s: Node, *, eta: float = 0.0, weights: Sequence[float] =
     return Move(a, tuple(b * weight for weight in weights), noise, commits, span)
 
 
+def forward(s: Node, t: Node) -> Move:
+    """Return the move of the process from s, ``alpha_s > 0``, to the noisier t, with noise that nothing else shares."""
+    added = -math.expm1(2.0 * (t.half_log_snr - s.half_log_snr))
+    return Move(t.alpha / s.alpha, (), t.sigma * math.sqrt(added))
+
+
 def share(a: float, m: float, b: float) -> float:
     """Return the part in [0, 1] that the noise from a to m has in the variance of that from a to b.
 
@@ -177,7 +204,7 @@ def share(a: float, m: float, b: float) -> float:
 
 def span_ends(rows: Sequence[Row]) -> list[float]:
     """Return the half log-SNRs at which the spans of a table's noise begin and end, rising."""
-    return sorted({end for row in rows for move in row.moves if move.noise > 0 for end in move.span or ()})
+    return sorted({end for row in rows for move in row.all_moves if move.noise > 0 for end in move.span or ()})
 
 
 def noise_weights(rows: Sequence[Row]) -> list[dict[int, float]]:
@@ -189,7 +216,7 @@ def noise_weights(rows: Sequence[Row]) -> list[dict[int, float]]:
     ends, weights = span_ends(rows), list[dict[int, float]]()
     place = {end: k for k, end in enumerate(ends)}
     apart = max(0, len(ends) - 1)
-    for move in (move for row in rows for move in row.moves if move.noise > 0):
+    for move in (move for row in rows for move in row.all_moves if move.noise > 0):
         if move.span is None:
             weights.append({apart: 1.0})
             apart += 1
@@ -202,32 +229,54 @@ def noise_weights(rows: Sequence[Row]) -> list[dict[int, float]]:
     return weights
 
 
-def gaussian_moments(rows: Sequence[Row], schedule: Schedule, mean: float, variance: float) -> tuple[float, float]:
+def gaussian_moments(
+    rows: Sequence[Row],
+    schedule: Schedule,
+    mean: float,
+    variance: float,
+    start: tuple[float, float] | None = None,
+) -> tuple[float, float]:
     """Propagate mean and variance through a table, in closed form, for data ``N(mean, variance)``.
 
-    Every quantity of the loop is affine in the prior's and the steps' normal numbers, so each is kept as its mean and
-    its coefficients on them. The prior is ``N(0, sigma_1^2)`` at the first row's time.
+    Every quantity of the loop is affine in the start's and the steps' normal numbers, so each is kept as its mean and
+    its coefficients on them.
+
+    Args:
+        rows: the table.
+        schedule: it lies on.
+        mean: of the data.
+        variance: of the data.
+        start: mean and variance of the state at the first row's time; those of the prior, ``(0, sigma_1^2)``, unless
+            given.
 
     Returns:
         Mean and variance of what the sampler returns with the exact denoiser.
     """
     weights = noise_weights(rows)
     draws = 1 + max((max(combination) for combination in weights), default=-1)
-    # Element 0 is the mean, the others the coefficients: of the prior, then of each normal number.
+    # Element 0 is the mean, the others the coefficients: of the start, then of each normal number.
     x = torch.zeros(2 + draws, dtype=torch.float64)
-    x[1] = schedule.sigma(torch.ones((), dtype=torch.float64)).item()
+    first = (0.0, schedule.sigma(torch.ones((), dtype=torch.float64)).item() ** 2) if start is None else start
+    x[0], x[1] = first[0], math.sqrt(first[1])
     y, estimates, noises = x, list[Tensor](), iter(weights)
     times = torch.tensor([row.t for row in rows], dtype=torch.float64)
+
+    def moved(move: Move) -> Tensor:
+        result = move.x * x + sum((w * e for w, e in zip(move.x0, estimates, strict=False)), torch.zeros_like(x))
+        if move.noise > 0:
+            for k, weight in next(noises).items():
+                result[2 + k] += move.noise * weight
+        return result
+
     for row, alpha, sigma in zip(rows, schedule.alpha(times).tolist(), schedule.sigma(times).tolist(), strict=True):
+        if row.before is not None:
+            x = y = moved(row.before)
         gain = alpha * variance / (alpha**2 * variance + sigma**2)
         x0 = gain * y
         x0[0] += (1.0 - gain * alpha) * mean
         estimates.insert(0, x0)
         for move in row.moves:
-            y = move.x * x + sum((w * e for w, e in zip(move.x0, estimates, strict=False)), torch.zeros_like(x))
-            if move.noise > 0:
-                for k, weight in next(noises).items():
-                    y[2 + k] += move.noise * weight
+            y = moved(move)
             if move.commits:
                 x = y
     return x[0].item(), x[1:].square().sum().item()

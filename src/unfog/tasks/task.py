@@ -1,13 +1,17 @@
 """What a trainer optimises: a task says which modules learn and what is minimised."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from unfog.data.batch import Batch
 from unfog.diffusion.random import Rng
+
+Gather = Callable[[Tensor], Tensor]
+"""Takes a number for each example that this process went through in a step, ``(N,)`` in the order in which it did, and
+returns those of all examples of the step, in their order and alike in every process."""
 
 
 class Loss(NamedTuple):
@@ -50,3 +54,14 @@ class Task(nn.Module, ABC):
             is traced to examples.
         """
         return {}
+
+    def settle(self, gather: Gather, *, applied: bool) -> None:
+        """Take in what a step brought out, once all players have moved (hook; nothing unless a task keeps something).
+
+        Whatever is kept lies in buffers, so that it is saved, and changes here alone: then a step does not depend on
+        the micro-batches and processes that it is cut into.
+
+        Args:
+            gather: brings the processes' numbers together; all processes call it equally often.
+            applied: whether the step was; one that was not leaves no trace.
+        """

@@ -141,12 +141,21 @@ class Trainer:
         middle = self.examples + self.config.batch_size / 2
         rate = learning_rate(self.config.optimizer, middle, self.config.total_examples)
         players = {name: self._turn(player, batch, rate) for name, player in self._players.items()}
+        self.task.settle(self._gather, applied=all(player.applied for player in players.values()))
         self.world.follow_(*self.task.buffers())
         self.index += 1
         self.examples += self.config.batch_size
         step = TrainStep(self.index, self.examples, players, rate, time.perf_counter() - began, waited)
         self._count_skipped(step)
         return step
+
+    def _gather(self, own: Tensor) -> Tensor:
+        """Return the numbers of all examples of a step, given those of this process's part."""
+        first, stop = self.world.part(self.config.batch_size)
+        numbers = own.new_zeros(self.config.batch_size)
+        # Examples that were gone through again only to keep step with other processes stand at the end.
+        numbers[first:stop] = own[: stop - first]
+        return self.world.sum_(numbers)
 
     def _turn(self, player: Player, batch: Batch, rate: float) -> PlayerStep:
         """Let one player move: accumulate its gradient, and apply it if it is finite."""

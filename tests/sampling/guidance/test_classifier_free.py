@@ -41,6 +41,30 @@ class Counting(Denoiser):
         return prediction
 
 
+def test_some_samples_of_a_batch_are_guided_away_from_their_own_negatives() -> None:
+    negative = {"label": torch.tensor([2, 0, 1])}
+    guided = ClassifierFree(Counting(), 2.5, negative)
+    whole = guided(X_T, T, LABEL).x0
+    for index in (torch.tensor([1]), torch.tensor([2, 0]), torch.tensor([1, 1, 2, 0])):
+        some = guided.select(index)(X_T[index], T, {"label": LABEL["label"][index]}).x0
+        torch.testing.assert_close(some, whole[index], rtol=0, atol=1e-14)
+
+
+def test_a_learned_variance_is_that_under_the_condition() -> None:
+    class Learned(Counting):
+        def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+            assert cond is not None
+            fraction = (cond["label"] / 4.0)[:, None].expand_as(x_t)
+            return Prediction(super().forward(x_t, t, cond).x0, fraction)
+
+    expected = (LABEL["label"] / 4.0)[:, None].expand_as(X_T)
+    for scale in (1.0, 2.5):
+        fraction = ClassifierFree(Learned(), scale, NULL)(X_T, T, LABEL).variance_fraction
+        assert fraction is not None
+        assert torch.equal(fraction, expected)
+    assert ClassifierFree(Counting(), 2.5, NULL)(X_T, T, LABEL).variance_fraction is None
+
+
 def test_scale_1_is_the_conditional_denoiser_bit_for_bit_at_one_evaluation() -> None:
     inner = Counting()
     guided = ClassifierFree(inner, 1.0, NULL)(X_T, T, LABEL).x0

@@ -38,6 +38,10 @@ class ClassifierFree(Denoiser):
     def begin(self) -> Denoiser:
         return ClassifierFree(self.denoiser.begin(), self.scale, self.negative)
 
+    def select(self, index: Tensor) -> Denoiser:
+        negative = {name: value[index] for name, value in self.negative.items()}
+        return ClassifierFree(self.denoiser.select(index), self.scale, negative)
+
     def prepared(self, times: Sequence[Tensor]) -> Denoiser:
         return ClassifierFree(self.denoiser.prepared(times), self.scale, self.negative)
 
@@ -57,7 +61,10 @@ class ClassifierFree(Denoiser):
         t_both = t if t.ndim == 0 else torch.cat([t, t])
         prediction: Prediction = self.denoiser(torch.cat([x_t, x_t]), t_both, both)
         positive, negative = prediction.x0.chunk(2)
-        return Prediction(torch.lerp(negative, positive, self.scale))
+        # Only x0 is guided: a learned variance is that under the condition.
+        fraction = prediction.variance_fraction
+        conditional = None if fraction is None else fraction.chunk(2)[0]
+        return Prediction(torch.lerp(negative, positive, self.scale), conditional)
 
 
 def scale_from_w(w: float) -> float:

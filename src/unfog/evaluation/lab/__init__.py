@@ -1,0 +1,1 @@
+"""The laboratory: samplers on mixtures of Gaussians, whose score is exact, against the exact solution."""
