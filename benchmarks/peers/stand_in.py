@@ -113,7 +113,7 @@ def install() -> None:
     pictures = (Compose, Lambda, Resize, RandomHorizontalFlip, CenterCrop, ToTensor)
     whole.transforms = _module("torchvision.transforms", {part.__name__: part for part in pictures})  # type: ignore[attr-defined]
     # k-diffusion imports it by name, for pictures that are no part of sampling.
-    whole.transforms.functional = _module("torchvision.transforms.functional", {})  # type: ignore[attr-defined]
+    whole.transforms.functional = _module("torchvision.transforms.functional", {})
     whole.utils = _module("torchvision.utils", {"make_grid": make_grid, "save_image": save_image})  # type: ignore[attr-defined]
 
 
