@@ -61,7 +61,7 @@ class RK45(Sampler):
         y = x / (grid[0].alpha + grid[0].sigma)
         # Times that are nearly the last would ask for steps too small to take: they are read off the last step.
         inner = sum(f > low * (1.0 + 1e-9) for f in flow[1:])
-        if flow[0] > low:
+        if flow[0] > low * (1.0 + 1e-9):
             goals = (*flow[: inner + 1], low)
             states = trajectory(field, y, goals, rtol=self.rtol, atol=self.atol, max_evaluations=self.max_evaluations)
         else:
