@@ -93,9 +93,12 @@ Factors = tuple[Sequence[Sampler], Sequence[Schedule], Sequence[TimeGrid], Seque
 
 
 def factors_of(all_of: Representatives) -> Factors:
+    """Return every setting of every sampler, and of schedules, grids and parameterizations one of each class."""
     # A fitted sampler is for one schedule and grid.
     samplers = [sampler for sampler in all_of(Sampler) if not isinstance(sampler, Fitted)]
-    return samplers, all_of(Schedule), all_of(TimeGrid), all_of(Parameterization)
+    firsts = ({type(v): v for v in reversed(all_of(kind))} for kind in (Schedule, TimeGrid, Parameterization))
+    schedules, grids, parameterizations = (list(first.values()) for first in firsts)
+    return samplers, schedules, grids, parameterizations
 
 
 def refusal(make: Callable[[], object]) -> str | None:
@@ -257,9 +260,7 @@ def run(told: Combination) -> Tensor | None:
 
 
 def test_every_pair_of_settings_works_together(all_of: Representatives) -> None:
-    samplers, *others = factors_of(all_of)
-    # Of schedules, grids and parameterizations one of each class: their other settings are left to the slow test.
-    factors = (samplers, *(list({type(value): value for value in reversed(values)}.values()) for values in others))
+    factors = factors_of(all_of)
     rules = Rules(factors)
 
     def allow(values: Sequence[Any]) -> bool:
