@@ -1,4 +1,4 @@
-"""Fitting samplers to the small models, and measuring them on noises that no fit has seen.
+"""Fitting a sampler to a small model, and measuring it on noises that no fit has seen.
 
 The accurate solutions are computed with twice the steps of the library's own, and with half of those again, which tells
 how far they are to be trusted. Both tables of a number of evaluations are drawn from the same noises and labels.
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.campaign.jobs import FITTED_STEPS, Effort, FitSampler
+from benchmarks.campaign.jobs import Effort, FitSampler
 from benchmarks.campaign.record import Places
 from benchmarks.campaign.run import trained_run
 from unfog.data.cache import cache_folder
@@ -46,21 +46,21 @@ class Truth:
 
 
 def run_fitted(job: FitSampler, effort: Effort, places: Places) -> dict[str, Any]:
-    """Fit a sampler for each number of evaluations, measure it and the best fixed one, and return what was measured."""
+    """Fit a sampler for a number of evaluations, measure it and the best fixed one, and return what was measured."""
     run = Run.open(trained_run(job, places))
     weights = run.weights()
     pipeline = run.pipeline(weights)
-    fits = [_fitted(pipeline, run.recipe.sample, steps) for steps in FITTED_STEPS]
+    fit, seconds = _fitted(pipeline, run.recipe.sample, job.evaluations)
     extractor = feature_extractor(run.data().train, cache_folder() / "features")
     with torch.inference_mode():
         truth = _truth(pipeline, extractor, effort)
-        rows = [_row(fit, seconds, truth, effort) for fit, seconds in fits]
+        row = _row(fit, seconds, truth, effort)
     return {
         "run": {"step": weights.step, "weights": weights.group, "sha256": weights.sha256},
         "samples": effort.samples,
         "accurate": {"settings": describe(FINE), "error": truth.error.to_dict()},
         "features": extractor.card.name,
-        "rows": rows,
+        "row": row,
     }
 
 

@@ -178,15 +178,16 @@ class Bits:
 
 @dataclass(frozen=True)
 class FitSampler:
-    """Samplers of few evaluations fitted to a trained recipe, beside the best fixed ones."""
+    """A sampler of few evaluations fitted to a trained recipe, beside the best fixed one."""
 
     recipe: str
+    evaluations: int
     seed: int = 0
 
     @property
     def id(self) -> str:
         """Its name, and that of its record."""
-        return f"fit/{self.recipe}"
+        return f"fit/{self.recipe}/{self.evaluations}"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -196,7 +197,7 @@ class FitSampler:
     @property
     def minutes(self) -> float:
         """Expected time."""
-        return 25.0
+        return 8.0
 
 
 Job = Equal | Scored | Floor | Check | Trained | Bits | FitSampler
@@ -220,5 +221,5 @@ def queue() -> tuple[Job, ...]:
     checks = [Check(system) for system in PEERS]
     trained = [Trained(recipe, seed) for seed in SEEDS for recipe in RECIPES]
     bits = [Bits(recipe, measure) for recipe in MEASURED_IN_BITS for measure in Measure]
-    fits = [FitSampler(recipe) for recipe in FITTED_TO]
+    fits = [FitSampler(recipe, evaluations) for recipe in FITTED_TO for evaluations in FITTED_STEPS]
     return (*equal, *checks, *trained, *bits, *fits)

@@ -1,10 +1,10 @@
 """What the records of fitted samplers say, as Markdown and a picture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.campaign.jobs import FITTED_TO, FitSampler
+from benchmarks.campaign.jobs import FITTED_STEPS, FITTED_TO, FitSampler
 from unfog.evaluation.pictures import COLOURS, dress, legend_above, panels, save
 
 Record = Mapping[str, Any]
@@ -20,7 +20,7 @@ def overview(records: Mapping[str, Record], picture: Path, shown_as: Path) -> li
         picture: file that is drawn.
         shown_as: its path, as the page names it.
     """
-    found = {recipe: records[FitSampler(recipe).id] for recipe in FITTED_TO if FitSampler(recipe).id in records}
+    found = {recipe: _of(recipe, records) for recipe in FITTED_TO if _of(recipe, records)}
     if not found:
         return []
     lines = [
@@ -28,8 +28,8 @@ def overview(records: Mapping[str, Record], picture: Path, shown_as: Path) -> li
         "fixed | fitted | ratio | fit took |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for recipe, record in found.items():
-        lines += [_row(recipe, row) for row in record["measured"]["rows"]]
+    for recipe, fits in found.items():
+        lines += [_row(recipe, fit["measured"]["row"]) for fit in fits]
     draw(found, picture)
     return [
         *lines,
@@ -38,7 +38,7 @@ def overview(records: Mapping[str, Record], picture: Path, shown_as: Path) -> li
         "over noises that took no part in the fit, the same for both; 95 % interval of the ratio. Squared Fréchet "
         "distance (own features, not FID) to the accurate samples. The best fixed sampler is the nearest of all "
         "deterministic tables of the library on all grids. "
-        + " ".join(_told(recipe, record["measured"]) for recipe, record in found.items())
+        + " ".join(_told(recipe, fits[0]["measured"]) for recipe, fits in found.items())
         + f" {_circumstances(found)}",
         "",
         f"![Distance to the accurate solution against evaluations]({shown_as})",
@@ -47,12 +47,12 @@ def overview(records: Mapping[str, Record], picture: Path, shown_as: Path) -> li
     ]
 
 
-def draw(found: Mapping[str, Record], path: Path) -> None:
+def draw(found: Mapping[str, Sequence[Record]], path: Path) -> None:
     """Draw the distances against evaluations, two lines a recipe."""
     figure, [[axes]] = panels(1, 1, panel=(6.4, 3.6))
     dress(axes, "evaluations of the network", "distance to the accurate solution")
-    for (recipe, record), colour in zip(found.items(), COLOURS, strict=False):
-        rows = record["measured"]["rows"]
+    for (recipe, fits), colour in zip(found.items(), COLOURS, strict=False):
+        rows = [fit["measured"]["row"] for fit in fits]
         evaluations = [row["evaluations"] for row in rows]
         for key, style, name in (("fixed_distance", "--", "best fixed"), ("distance", "-", "fitted")):
             values = [row[key]["value"] for row in rows]
@@ -61,10 +61,16 @@ def draw(found: Mapping[str, Record], path: Path) -> None:
             axes.errorbar(
                 evaluations, values, errors, color=colour, linestyle=style, marker="o", label=f"{recipe}, {name}"
             )
-        axes.set_xticks(evaluations)
+    axes.set_xticks(FITTED_STEPS)
     axes.set_yscale("log")
     legend_above(figure, [axes])
     save(figure, path)
+
+
+def _of(recipe: str, records: Mapping[str, Record]) -> list[Record]:
+    """Return the records of a recipe's fits, by number of evaluations."""
+    names = [FitSampler(recipe, evaluations).id for evaluations in FITTED_STEPS]
+    return [records[name] for name in names if name in records]
 
 
 def _row(recipe: str, row: Record) -> str:
@@ -87,15 +93,16 @@ def _told(recipe: str, measured: Record) -> str:
     )
 
 
-def _circumstances(found: Mapping[str, Record]) -> str:
+def _circumstances(found: Mapping[str, Sequence[Record]]) -> str:
+    every = [fit for fits in found.values() for fit in fits]
     machines = {
         f"{m['processor']}, {len(m['pinned_to'])} of {m['cores']} cores, {m['threads']} threads, accelerator: "
         f"{m['accelerator']}, load at the start {m['load_at_start'][0]:.1f}, torch {record['versions']['torch']}, "
         f"{record['started'][:10]}"
-        for record in found.values()
+        for record in every
         for m in [record["machine"]]
     }
-    minutes = [row["cpu_seconds"] / 60 for record in found.values() for row in record["measured"]["rows"]]
+    minutes = [fit["measured"]["row"]["cpu_seconds"] / 60 for fit in every]
     return (
         f"The fits took {min(minutes):.1f} to {max(minutes):.1f} min of processor time. {'; '.join(sorted(machines))}."
     )

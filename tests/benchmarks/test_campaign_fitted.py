@@ -27,14 +27,13 @@ ACCURATE = SampleSettings(DPMSolverPP2M(), Trailing(), 8)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     """A trained run that was adopted, and little effort for everything."""
     monkeypatch.setenv("UNFOG_CACHE", str(tmp_path / "cache"))
-    job, places = FitSampler("digits"), Places(tmp_path / "records", tmp_path / "runs" / "campaign")
+    job, places = FitSampler("digits", 2), Places(tmp_path / "records", tmp_path / "runs" / "campaign")
     folder = tmp_path / "runs" / "digits"
     assert unfog(["train", "digits", *TINY, "--out", str(folder), "--no-report"]) == 0
     created = json.loads((folder / "manifest.json").read_text())["created"]
     write_record(places.record(job.needs[0]), job.needs[0], "", {"measured": {"run_created": created}})
     effort = FitEffort(4, 4, 4, evaluations=400, accurate=ACCURATE)
     features = FeatureConfig(budget=Budget(steps=2, epochs=1, batch_size=8, width=1))
-    monkeypatch.setattr(fitted, "FITTED_STEPS", (2,))
     monkeypatch.setattr(fitted, "ACCURATE", ACCURATE)
     monkeypatch.setattr(fitted, "FINE", SampleSettings(DPMSolverPP2M(), Trailing(), 16))
     monkeypatch.setattr(fitted, "fixed_tables", lambda default, steps: FIXED)
@@ -44,8 +43,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
 
 
 def test_a_fit_is_measured_beside_the_best_fixed_sampler(places: Places) -> None:
-    measured = run_fitted(FitSampler("digits"), Effort(samples=24, resamples=20), places)
-    (row,) = measured["rows"]
+    measured = run_fitted(FitSampler("digits", 2), Effort(samples=24, resamples=20), places)
+    row = measured["row"]
     assert row["evaluations"] == 2
     assert row["fixed"].startswith("DPMSolverPP2M(eta=0) on")
     assert row["distance"]["count"] == row["fixed_distance"]["count"] == row["ratio"]["count"] == 24
@@ -62,7 +61,7 @@ def test_the_table_that_is_recorded_is_the_one_that_was_measured(places: Places)
     from unfog.recipe.plain import decode
     from unfog.sampling.sampler import Sampler
 
-    measured = run_fitted(FitSampler("digits"), Effort(samples=24, resamples=20), places)
-    table = decode(Sampler, measured["rows"][0]["table"])
+    measured = run_fitted(FitSampler("digits", 2), Effort(samples=24, resamples=20), places)
+    table = decode(Sampler, measured["row"]["table"])
     assert isinstance(table, Fitted)
     assert len(table.stages) == 2
