@@ -10,10 +10,13 @@ LEVELS = torch.tensor([0.0, 10.0, 999.0])
 
 
 def embedder(
-    time: Sinusoidal | Fourier | None = None, classes: int | None = None, vector: int | None = None
+    time: Sinusoidal | Fourier | None = None,
+    classes: int | None = None,
+    vector: int | None = None,
+    attributes: tuple[int, ...] = (),
 ) -> Embedder:
     torch.manual_seed(0)
-    return Embedder(time or Sinusoidal(), 16, 8, num_classes=classes, vector_dim=vector)
+    return Embedder(time or Sinusoidal(), 16, 8, num_classes=classes, vector_dim=vector, attributes=attributes)
 
 
 @pytest.mark.parametrize("kind", [Sinusoidal(), Sinusoidal(freq_shift=1, sin_first=True)])
@@ -156,3 +159,32 @@ def test_cells_keep_their_position_when_the_grid_grows() -> None:
 
 def test_no_two_cells_share_a_position() -> None:
     assert len(positions(32, 32, 16, like=IMAGES).unique(dim=0)) == 1024
+
+
+def test_attributes_without_a_value_are_their_nulls() -> None:
+    network = embedder(attributes=(2, 3))
+    nulls = torch.tensor([[2, 3]]).expand(3, 2)
+    told = network(LEVELS, label=None, vector=None, attributes=nulls, like=IMAGES)
+    assert torch.equal(network(LEVELS, label=None, vector=None, like=IMAGES), told)
+
+
+def test_each_value_of_each_attribute_has_an_embedding_of_its_own() -> None:
+    every = [[i, j] for i in range(3) for j in range(4)]
+    torch.manual_seed(0)
+    network = Embedder(Sinusoidal(), 16, 8, attributes=(2, 3))
+    told = network(torch.zeros(()), label=None, vector=None, attributes=torch.tensor(every), like=torch.zeros(12, 1))
+    assert torch.cdist(told, told).add(torch.eye(12)).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [(torch.zeros(3, 1, dtype=torch.int64), ValueError), (torch.zeros(3, 2), TypeError)],
+)
+def test_attributes_of_another_shape_or_dtype_are_refused(given: torch.Tensor, error: type[Exception]) -> None:
+    with pytest.raises(error, match="attributes"):
+        embedder(attributes=(2, 3))(LEVELS, label=None, vector=None, attributes=given, like=IMAGES)
+
+
+def test_attributes_are_refused_by_a_network_without() -> None:
+    with pytest.raises(ValueError, match="set attributes in its config"):
+        embedder()(LEVELS, label=None, vector=None, attributes=torch.zeros(3, 1, dtype=torch.int64), like=IMAGES)

@@ -43,6 +43,7 @@ class DiTConfig:
         time_features: number of expanded features, even, >= 4.
         num_classes: classes without the null, >= 1; None for a network without classes.
         vector_dim: length of vector conditions, >= 1; None for a network without them.
+        attributes: number of values of each attribute without its null, each >= 1; () for a network without them.
         checkpoint: recompute the activations of each block in backward: less memory, about a third more time.
 
     Raises:
@@ -63,6 +64,7 @@ class DiTConfig:
     time_features: int = 256
     num_classes: int | None = None
     vector_dim: int | None = None
+    attributes: tuple[int, ...] = ()
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
@@ -71,6 +73,8 @@ class DiTConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1.")
+        if any(count < 1 for count in self.attributes):
+            raise ValueError(f"attributes is {self.attributes}; each must have at least 1 value.")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}.")
         if self.dim % 4:
@@ -110,6 +114,7 @@ class DiT(nn.Module):
             dim,
             num_classes=config.num_classes,
             vector_dim=config.vector_dim,
+            attributes=config.attributes,
         )
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.norm_out = _norm(config)
@@ -125,7 +130,13 @@ class DiT(nn.Module):
                 nn.init.normal_(layer.weight, std=0.02)
 
     def forward(
-        self, x: Tensor, c_noise: Tensor, *, label: Tensor | None = None, vector: Tensor | None = None
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        *,
+        label: Tensor | None = None,
+        vector: Tensor | None = None,
+        attributes: Tensor | None = None,
     ) -> Tensor:
         """Answer for one batch of noisy images.
 
@@ -134,17 +145,19 @@ class DiT(nn.Module):
             c_noise: noise levels, (B,) or (), float32.
             label: classes (B,) int64 in [0, num_classes], num_classes being the null; None is the null.
             vector: (B, vector_dim), required if the network has vectors.
+            attributes: (B, A) int64, column i in [0, config.attributes[i]], that number being the null; None is the
+                null of all.
 
         Returns:
             (B, out_channels, H, W).
 
         Raises:
             ValueError: if a shape is wrong, or a condition is missing or is one that the network does not have.
-            TypeError: if `c_noise` has 16 bits or `label` is not integer.
+            TypeError: if `c_noise` has 16 bits, or `label` or `attributes` are not integer.
         """
         if x.ndim != 4 or x.shape[1] != self.config.in_channels or x.numel() == 0:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, {self.config.in_channels}, H, W), none 0.")
-        embedding = self.embedder(c_noise, label=label, vector=vector, like=x)
+        embedding = self.embedder(c_noise, label=label, vector=vector, attributes=attributes, like=x)
         padded, corner = pad_to_multiple(x, self.config.patch)
         h = self.patch_in(padded)  # (B, dim, rows, columns)
         rows, columns = h.shape[-2:]

@@ -126,9 +126,10 @@ def _working_dtype(x: Tensor) -> torch.dtype:
 
 
 class Embedder(nn.Module):
-    """Embedding of noise level, class and vector, summed: one vector for each example.
+    """Embedding of noise level, class, attributes and vector, summed: one vector for each example.
 
-    A class is looked up in a table of `num_classes + 1` rows, the last of which is the learned null. A vector
+    A class is looked up in a table of `num_classes + 1` rows, the last of which is the learned null. So is each
+    attribute, in rows of its own, and their sum passes a further layer, which can tell combinations apart. A vector
     passes a perceptron of its own; its null is the business of whoever makes the vectors.
 
     Args:
@@ -137,6 +138,7 @@ class Embedder(nn.Module):
         dim: width of the embedding.
         num_classes: number of classes without the null, or None for a network without classes.
         vector_dim: length of the vectors, or None for a network without them.
+        attributes: number of values of each attribute without its null, or () for a network without them.
     """
 
     def __init__(
@@ -147,12 +149,14 @@ class Embedder(nn.Module):
         *,
         num_classes: int | None = None,
         vector_dim: int | None = None,
+        attributes: tuple[int, ...] = (),
     ):
         super().__init__()
         self.time = time
         self.features = features
         self.num_classes = num_classes
         self.vector_dim = vector_dim
+        self.attributes = attributes
         if isinstance(time, Fourier):
             # Kept as bit patterns, because `network.to(torch.bfloat16)` rounds every floating-point buffer and a
             # rounded frequency is another frequency. Integers are left alone.
@@ -163,14 +167,27 @@ class Embedder(nn.Module):
         self.label = None if num_classes is None else nn.Embedding(num_classes + 1, dim)
         self.vector_in = None if vector_dim is None else xavier(nn.Linear(vector_dim, dim))
         self.vector_out = None if vector_dim is None else xavier(nn.Linear(dim, dim))
+        self.attribute = nn.Embedding(sum(attributes) + len(attributes), dim) if attributes else None
+        self.attribute_out = xavier(nn.Linear(dim, dim)) if attributes else None
+        self.register_buffer("attribute_nulls", torch.tensor(attributes, dtype=torch.int64), persistent=False)
 
-    def forward(self, c_noise: Tensor, *, label: Tensor | None, vector: Tensor | None, like: Tensor) -> Tensor:
+    def forward(
+        self,
+        c_noise: Tensor,
+        *,
+        label: Tensor | None,
+        vector: Tensor | None,
+        attributes: Tensor | None = None,
+        like: Tensor,
+    ) -> Tensor:
         """Embed one batch.
 
         Args:
             c_noise: noise levels, (B,) or ().
             label: classes (B,) int64 in [0, num_classes], where num_classes is the null; None is the null.
             vector: (B, vector_dim).
+            attributes: (B, A) int64, column i in [0, attributes[i]], where attributes[i] is the null; None is the null
+                of all.
             like: the images (B, ...): the embedding takes their number, dtype and device.
 
         Returns:
@@ -179,7 +196,7 @@ class Embedder(nn.Module):
         Raises:
             ValueError: if a condition is missing that the network needs, is given that it cannot use, or has
                 the wrong shape.
-            TypeError: if `c_noise` has 16 bits or `label` is not integer.
+            TypeError: if `c_noise` has 16 bits, or `label` or `attributes` are not integer.
         """
         self._check(c_noise, label, vector, len(like))
         h = self.expand(c_noise.to(_working_dtype(like)).expand(len(like))).to(like.dtype)  # (B, features)
@@ -190,7 +207,18 @@ class Embedder(nn.Module):
             h = h + self.label(label)
         if self.vector_in is not None and self.vector_out is not None and vector is not None:
             h = h + self.vector_out(F.silu(self.vector_in(vector.to(like.dtype))))
+        if attributes is not None:
+            self._check_attributes(attributes, len(like))
+        if self.attribute is not None and self.attribute_out is not None:
+            rows = self._attribute_rows(attributes, len(like))
+            h = h + self.attribute_out(F.silu(self.attribute(rows).sum(1)))
         return F.silu(h)
+
+    def _attribute_rows(self, attributes: Tensor | None, batch: int) -> Tensor:
+        """Return the rows of the table, (B, A): each attribute has its values there, and behind them its null."""
+        nulls = self.get_buffer("attribute_nulls")
+        first = (nulls + 1).cumsum(0) - (nulls + 1)
+        return first + (nulls.expand(batch, -1) if attributes is None else attributes)
 
     def expand(self, c_noise: Tensor) -> Tensor:
         """Expand noise levels (B,), float32 or float64, to features (B, features) of the same dtype."""
@@ -213,6 +241,15 @@ class Embedder(nn.Module):
             raise ValueError("vector was given to a network without vectors; set vector_dim in its config.")
         if vector is not None and vector.shape != (batch, self.vector_dim):
             raise ValueError(f"vector has shape {tuple(vector.shape)}; expected ({batch}, {self.vector_dim}).")
+
+    def _check_attributes(self, attributes: Tensor, batch: int) -> None:
+        if not self.attributes:
+            raise ValueError("attributes were given to a network without them; set attributes in its config.")
+        expected = (batch, len(self.attributes))
+        if attributes.shape != expected:
+            raise ValueError(f"attributes have shape {tuple(attributes.shape)}; expected {expected}.")
+        if attributes.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"attributes are {attributes.dtype}; expected int64, each in [0, n] of {self.attributes}.")
 
     def _check_label(self, label: Tensor, batch: int) -> None:
         if self.num_classes is None:

@@ -54,6 +54,7 @@ class UNetConfig:
         embed_dim: width of the embedding, >= 1; None is `4 * widths[0]`.
         num_classes: classes without the null, >= 1; None for a network without classes.
         vector_dim: length of vector conditions, >= 1; None for a network without them.
+        attributes: number of values of each attribute without its null, each >= 1; () for a network without them.
         checkpoint: recompute the activations of each block in backward: less memory, about a third more time.
 
     Raises:
@@ -81,6 +82,7 @@ class UNetConfig:
     embed_dim: int | None = None
     num_classes: int | None = None
     vector_dim: int | None = None
+    attributes: tuple[int, ...] = ()
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
@@ -95,6 +97,8 @@ class UNetConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1.")
+        if any(count < 1 for count in self.attributes):
+            raise ValueError(f"attributes is {self.attributes}; each must have at least 1 value.")
         for width in self.widths:
             if width % self.groups or width < 2 * self.groups:
                 raise ValueError(
@@ -173,6 +177,7 @@ class UNet(nn.Module):
             style.embed_dim,
             num_classes=config.num_classes,
             vector_dim=config.vector_dim,
+            attributes=config.attributes,
         )
         self.conv_in = xavier(nn.Conv2d(config.in_channels * config.patch**2, widths[0], 3, padding=1))
         skips = [widths[0]]
@@ -199,7 +204,13 @@ class UNet(nn.Module):
         self.conv_out = zeroed(nn.Conv2d(widths[0], config.out_channels * config.patch**2, 3, padding=1))
 
     def forward(
-        self, x: Tensor, c_noise: Tensor, *, label: Tensor | None = None, vector: Tensor | None = None
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        *,
+        label: Tensor | None = None,
+        vector: Tensor | None = None,
+        attributes: Tensor | None = None,
     ) -> Tensor:
         """Answer for one batch of noisy images.
 
@@ -208,17 +219,19 @@ class UNet(nn.Module):
             c_noise: noise levels, (B,) or (), float32.
             label: classes (B,) int64 in [0, num_classes], num_classes being the null; None is the null.
             vector: (B, vector_dim), required if the network has vectors.
+            attributes: (B, A) int64, column i in [0, config.attributes[i]], that number being the null; None is the
+                null of all.
 
         Returns:
             (B, out_channels, H, W).
 
         Raises:
             ValueError: if a shape is wrong, or a condition is missing or is one that the network does not have.
-            TypeError: if `c_noise` has 16 bits or `label` is not integer.
+            TypeError: if `c_noise` has 16 bits, or `label` or `attributes` are not integer.
         """
         if x.ndim != 4 or x.shape[1] != self.config.in_channels or x.numel() == 0:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, {self.config.in_channels}, H, W), none 0.")
-        embedding = self.embedder(c_noise, label=label, vector=vector, like=x)
+        embedding = self.embedder(c_noise, label=label, vector=vector, attributes=attributes, like=x)
         h, corner = pad_to_multiple(x, self.config.multiple)
         h = self._answer(h, embedding)
         return crop(h, corner, (x.shape[-2], x.shape[-1]))
