@@ -51,6 +51,12 @@ campaign: $(BENCH_READY)
 figures: $(READY)
 	$(BIN)/python -m benchmarks.figures
 
+shapes: $(READY)
+	$(BIN)/python -m benchmarks.shapes
+
+near-copies: $(READY)
+	$(BIN)/python -m benchmarks.near_copies digits mnist cifar10
+
 orders: $(BENCH_READY)
 	$(BIN)/python -m benchmarks.orders
 

@@ -16,14 +16,16 @@ from benchmarks.peers.peer import Peer
 from unfog.data.dataset import ArrayDataset
 from unfog.data.loader import Prefetched, ShuffledBatches
 from unfog.diffusion.denoiser import NetworkDenoiser
-from unfog.diffusion.nn.unet import ddpm_cifar10
+from unfog.diffusion.nn.unet_presets import ddpm_cifar10
 from unfog.diffusion.parameterization import Eps, Parameterization, V
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.random import seed_of
 from unfog.diffusion.schedule import Schedule, Tabulated, linear
 from unfog.diffusion.times import Levels
 from unfog.diffusion.weighting import Constant
-from unfog.recipe.build import build_network, build_task, fit_to_data
+from unfog.recipe.build import build_task, fit_to_data
+from unfog.recipe.card import DataCard
+from unfog.recipe.networks import build_network
 from unfog.recipe.schema import ConditionConfig, Recipe
 from unfog.recipes import named
 from unfog.sampling.conditioning.conditioner import Unconditional
@@ -120,7 +122,8 @@ def trainer_of(
 
 def recipe_of(name: str, channels: int, size: int) -> Recipe:
     """Return a recipe for pictures of a shape, without classes, as the other libraries train by default."""
-    return fit_to_data(replace(named(name), condition=ConditionConfig(classes=False)), (channels, size, size), None)
+    recipe = replace(named(name), condition=ConditionConfig(classes=False))
+    return fit_to_data(recipe, DataCard("", "", 0, (channels, size, size), ()))
 
 
 def default_trainer(recipe: Recipe, network: nn.Module, pictures: Tensor) -> Trainer:

@@ -25,10 +25,11 @@ from benchmarks.bench.contenders import (
 from benchmarks.bench.measure import Comparison, Plan, Section, Unit
 from benchmarks.bench.training import LAPTOP, words
 from benchmarks.peers.peer import parameters
-from unfog.data.dataset import ArrayDataset, to_uint8
+from unfog.data.dataset import Dataset, to_uint8
 from unfog.evaluation.loss import loss_by_level
-from unfog.recipe.build import build_network, build_task
+from unfog.recipe.build import build_task
 from unfog.recipe.data import Data, open_data
+from unfog.recipe.networks import build_network
 from unfog.recipe.schema import Recipe
 from unfog.tasks.denoising import Denoising
 
@@ -36,7 +37,7 @@ LOG_SNRS = torch.linspace(6.0, -6.0, 9, dtype=torch.float64)
 HELD_OUT = 128
 
 
-def error_of_noise(task: Denoising, held_out: ArrayDataset, count: int) -> float:
+def error_of_noise(task: Denoising, held_out: Dataset, count: int) -> float:
     """Return the squared error of the noise, averaged over fixed log-SNRs; examples and noise are the same for all."""
     schedule = task.denoiser.process.schedule
     times = schedule.time(LOG_SNRS)
@@ -46,7 +47,7 @@ def error_of_noise(task: Denoising, held_out: ArrayDataset, count: int) -> float
     return float((errors * (alpha / sigma).square()).mean())
 
 
-def pixels_of(dataset: ArrayDataset, count: int) -> Tensor:
+def pixels_of(dataset: Dataset, count: int) -> Tensor:
     """Return the first pictures of a set as ``(count, C, H, W)`` uint8."""
     return to_uint8(dataset.gather(torch.arange(count))["x0"])
 

@@ -12,13 +12,16 @@ from benchmarks.bench.training import LAPTOP, Work, time_works, words
 from benchmarks.peers.diffusers_peer import Diffusers, Fast
 from benchmarks.peers.peer import parameters
 from unfog.diffusion.denoiser import NetworkDenoiser
-from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
-from unfog.recipe.build import build_network, build_pipeline
+from unfog.pipeline import Pipeline
+from unfog.recipe.build import build_pipeline
+from unfog.recipe.card import DataCard
+from unfog.recipe.networks import build_network
 from unfog.sampling.codec.codec import Identity
 from unfog.sampling.conditioning.conditioner import Unconditional
 from unfog.sampling.gaussian import DDIM
 from unfog.sampling.grid import Trailing
 from unfog.sampling.multistep import DPMSolverPP2M
+from unfog.sampling.request import SampleRequest, SampleSettings
 from unfog.sampling.sampler import Sampler
 
 EVALUATIONS = 10
@@ -45,7 +48,7 @@ def from_recipe(name: str, channels: int, size: int) -> tuple[Pipeline, nn.Modul
     recipe = recipe_of(name, channels, size)
     recipe = replace(recipe, sample=SampleSettings(DPMSolverPP2M(), Trailing(), steps=EVALUATIONS))
     network = build_network(recipe.network)
-    return build_pipeline(recipe, network, (channels, size, size), ()), network
+    return build_pipeline(recipe, network, DataCard("", "", 0, (channels, size, size), ())), network
 
 
 def ddpm(plan: Plan) -> Section:

@@ -26,7 +26,7 @@ from benchmarks.peers.peer import parameters
 from unfog.diffusion.denoiser import NetworkDenoiser
 from unfog.diffusion.nn.cost import flops
 from unfog.diffusion.process import Gaussian
-from unfog.recipe.build import build_network
+from unfog.recipe.networks import build_network
 
 STEPS = 1_000_000
 """Planned length of the others' training, so that their learning rates do not fall while they are timed."""

@@ -11,7 +11,7 @@ from benchmarks.campaign.systems import ANCESTRAL, FAST, Drawn, begin, data, fre
 from benchmarks.peers.peer import Training, parameters
 from unfog.checkpoint import StoredTensors, write_tensors
 from unfog.data.cache import cache_folder
-from unfog.data.dataset import ArrayDataset, to_float
+from unfog.data.dataset import Dataset, to_float
 from unfog.data.order import permutation
 from unfog.diffusion.random import seed_of
 from unfog.evaluation.features import FeatureExtractor, feature_extractor
@@ -146,7 +146,7 @@ class Judge:
         name: of it.
     """
 
-    def __init__(self, train: ArrayDataset, test: ArrayDataset, effort: Effort) -> None:
+    def __init__(self, train: Dataset, test: Dataset, effort: Effort) -> None:
         self.extractor: FeatureExtractor = feature_extractor(train, cache_folder() / "features")
         self.name = self.extractor.card.name
         self._test = self.extractor.of(test).double()

@@ -24,10 +24,11 @@ from unfog.evaluation.sweep import distances
 from unfog.evaluation.tuning import Trajectories
 from unfog.metrics.frechet import Moments, frechet_distance
 from unfog.metrics.interval import Score, bootstrap, mean
-from unfog.pipeline import Pipeline, SampleSettings
+from unfog.pipeline import Pipeline
 from unfog.recipe.fitted import fixed_tables
 from unfog.recipe.plain import encode
 from unfog.recipe.run import Run
+from unfog.sampling.request import SampleSettings
 from unfog.sampling.sampler import Sampler
 
 BATCH = 250

@@ -21,6 +21,7 @@ class Effort:
         samples: drawn and scored for each sampler.
         resamples: of each bootstrap.
         check_samples: drawn by each sampler that is compared with the ancestral one.
+        family_seconds: of processor time that each family of models is trained for.
         likelihood_examples: test images whose bits per dimension are measured.
         likelihood_draws: times at which the bound is estimated for each of them.
     """
@@ -29,6 +30,7 @@ class Effort:
     samples: int = 1000
     resamples: int = 200
     check_samples: int = 250
+    family_seconds: float = 300.0
     likelihood_examples: int = 256
     likelihood_draws: int = 32
 
@@ -200,12 +202,37 @@ class FitSampler:
         return 8.0
 
 
-Job = Equal | Scored | Floor | Check | Trained | Bits | FitSampler
+@dataclass(frozen=True)
+class FamilyRace:
+    """A model of one family of generative models, trained for a fixed processor time and measured."""
+
+    data: str
+    family: str
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Its name, and that of its record."""
+        return f"family/{self.data}/{self.family}/seed-{self.seed}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the jobs that come before."""
+        return ()
+
+    @property
+    def minutes(self) -> float:
+        """Expected time."""
+        return 9.0
+
+
+Job = Equal | Scored | Floor | Check | Trained | Bits | FitSampler | FamilyRace
 
 SEEDS = (0, 1, 2)
 PEERS = (System.DIFFUSERS, System.DDPM_PYTORCH)
 RECIPES = ("digits", "mnist-small", "cifar10-small")
 MEASURED_IN_BITS = ("mnist-small", "cifar10-small")
+FAMILIES, RACED_ON = ("diffusion", "gan", "vae", "flow"), ("mnist", "cifar10")
 FITTED_TO, FITTED_STEPS = ("mnist-small", "cifar10-small"), (4, 6, 8, 10)
 
 
@@ -222,4 +249,5 @@ def queue() -> tuple[Job, ...]:
     trained = [Trained(recipe, seed) for seed in SEEDS for recipe in RECIPES]
     bits = [Bits(recipe, measure) for recipe in MEASURED_IN_BITS for measure in Measure]
     fits = [FitSampler(recipe, evaluations) for recipe in FITTED_TO for evaluations in FITTED_STEPS]
-    return (*equal, *checks, *trained, *bits, *fits)
+    races = [FamilyRace(data, family, seed) for seed in SEEDS for data in RACED_ON for family in FAMILIES]
+    return (*equal, *checks, *trained, *bits, *fits, *races)

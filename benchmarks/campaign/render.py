@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.campaign import show_bits, show_equal, show_fitted, show_recipes
-from benchmarks.campaign.jobs import SEEDS, Bits, FitSampler, Job, Trained
+from benchmarks.campaign import show_bits, show_equal, show_families, show_fitted, show_recipes
+from benchmarks.campaign.jobs import SEEDS, Bits, FamilyRace, FitSampler, Job, Trained
 from benchmarks.campaign.pictures import draw_losses, draw_samples
 from benchmarks.campaign.queue import missing
 from benchmarks.campaign.record import Places, read_record
@@ -16,6 +16,7 @@ RESULTS, README = Path("docs", "results.md"), Path("README.md")
 LOSSES, SAMPLES = Path("images", "equal-time-losses.png"), Path("images", "equal-time-samples.png")
 BITS = Path("images", "bits-per-dimension.png")
 FITTED = Path("images", "fitted-samplers.png")
+FAMILIES = Path("images")
 
 
 def render(jobs: Sequence[Job], places: Places, pages: Path) -> None:
@@ -41,8 +42,10 @@ def render(jobs: Sequence[Job], places: Places, pages: Path) -> None:
     lines += [*_lacking([job for job in absent if isinstance(job, Bits)]), ""]
     lines += ["## Fitted samplers", "", *show_fitted.overview(records, pages / "docs" / FITTED, FITTED), ""]
     lines += [*_lacking([job for job in absent if isinstance(job, FitSampler)]), ""]
+    lines += ["## Families of models", "", *show_families.overview(records, pages / "docs" / FAMILIES, FAMILIES), ""]
+    lines += [*_lacking([job for job in absent if isinstance(job, FamilyRace)]), ""]
     lines += ["## Equal time", "", *equal, ""]
-    lines += _lacking([job for job in absent if not isinstance(job, Trained | Bits | FitSampler)])
+    lines += _lacking([job for job in absent if not isinstance(job, Trained | Bits | FitSampler | FamilyRace)])
     lines += ["", *_pictures(campaign, places.records, pages / "docs"), *show_equal.details(campaign)]
     insert(pages / RESULTS, lines, COMMAND)
     rest = [f"{len(absent)} of the {len(jobs)} planned measurements are still missing."] if absent else []

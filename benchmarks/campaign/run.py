@@ -6,7 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.campaign.jobs import Bits, Check, Effort, Equal, FitSampler, Floor, Job, Measure, Scored, Trained
+from benchmarks.campaign.jobs import (
+    Bits,
+    Check,
+    Effort,
+    Equal,
+    FamilyRace,
+    FitSampler,
+    Floor,
+    Job,
+    Measure,
+    Scored,
+    Trained,
+)
 from benchmarks.campaign.record import Places, Start, circumstances, read_record, write_record
 from unfog.cli import main as unfog
 
@@ -30,6 +42,9 @@ def _content(job: Job, effort: Effort, places: Places, folder: Path) -> dict[str
         from benchmarks.campaign.fitted import run_fitted
 
         return {"seed": job.seed, "measured": run_fitted(job, effort, places)}
+    if isinstance(job, FamilyRace):
+        places.record(job.id).parent.mkdir(parents=True, exist_ok=True)
+        return {"seed": job.seed, "measured": run_race(job, effort, places.record(job.id).with_suffix(".png"))}
     from benchmarks.campaign import equal
 
     before = places.folder(job.needs[0]) if job.needs else folder
@@ -64,6 +79,25 @@ def train_recipe(job: Trained, folder: Path) -> None:
     status = unfog(arguments)
     if status:
         raise RuntimeError(f"unfog {' '.join(arguments)} ended with status {status}")
+
+
+def run_race(job: FamilyRace, effort: Effort, picture: Path) -> dict[str, Any]:
+    """Train and measure a model of a family as ``unfog families`` does, and keep a picture of its first samples."""
+    from unfog.cli.families import Race, keep_samples
+    from unfog.evaluation.families import Family
+    from unfog.evaluation.race import RaceEffort
+
+    course = Race.of(job.data, ())
+    spent = RaceEffort(
+        seconds=effort.family_seconds,
+        samples=effort.samples,
+        curve_samples=min(effort.samples, RaceEffort.curve_samples),
+        likelihood_examples=effort.likelihood_examples,
+        resamples=effort.resamples,
+    )
+    raced = course.run(Family(job.family), job.seed, course.features(), spent)
+    keep_samples(raced, picture)
+    return raced.record
 
 
 def trained_run(job: Bits | FitSampler, places: Places) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.campaign.jobs import PEERS, SEEDS, Check, Equal, Floor, Scored, System
 from benchmarks.campaign.ratio import Distance, Interval, over_samples, over_seeds
 from benchmarks.campaign.show_recipes import number, pooled, spread
+from unfog.evaluation.card import IncomparableError, require_alike
 
 NAMES = {
     System.UNFOG: "Unfog",
@@ -274,12 +275,13 @@ def _circumstances(campaign: Campaign) -> list[str]:
 
 def _require_alike(key: str, *groups: Iterable[Record]) -> None:
     for group in groups:
-        told = {str(measured[key]) for measured in group}
-        if len(told) > 1:
-            raise ValueError(
-                f"records of the equal time differ in {key} ({'; '.join(sorted(told))}) and cannot stand beside each "
-                "other; remove those that are out of date, and make campaign makes them anew"
-            )
+        try:
+            require_alike({f"record {number}": {key: measured[key]} for number, measured in enumerate(group, 1)})
+        except IncomparableError as error:
+            raise IncomparableError(
+                f"records of the equal time: {error}; remove those that are out of date, and make campaign makes "
+                "them anew"
+            ) from error
 
 
 def _distance(score: Record) -> Distance:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.campaign.jobs import FITTED_STEPS, FITTED_TO, FitSampler
+from unfog.evaluation.card import require_alike
 from unfog.evaluation.pictures import COLOURS, dress, legend_above, panels, save
 
 Record = Mapping[str, Any]
@@ -23,17 +24,26 @@ def overview(records: Mapping[str, Record], picture: Path, shown_as: Path) -> li
     found = {recipe: _of(recipe, records) for recipe in FITTED_TO if _of(recipe, records)}
     if not found:
         return []
-    lines = [
-        "| recipe | evaluations | best fixed sampler | its distance | fitted | ratio | aimed at | Fréchet distance, "
-        "fixed | fitted | ratio | fit took |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines: list[str] = []
+    # Distances in the features of different networks do not stand in one table.
     for recipe, fits in found.items():
-        lines += [_row(recipe, fit["measured"]["row"]) for fit in fits]
+        conditions = {
+            f"{recipe}, {fit['measured']['row']['evaluations']} evaluations": {
+                key: fit["measured"][key] for key in ("features", "samples")
+            }
+            for fit in fits
+        }
+        require_alike(conditions)
+        lines += [
+            "| recipe | evaluations | best fixed sampler | its distance | fitted | ratio | aimed at | "
+            "Fréchet distance, fixed | fitted | ratio | fit took |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
+            *(_row(recipe, fit["measured"]["row"]) for fit in fits),
+            "",
+        ]
     draw(found, picture)
     return [
         *lines,
-        "",
         "Distance to the model's own accurate solution: root mean square over the pixels (black to white is 2), mean "
         "over noises that took no part in the fit, the same for both; 95 % interval of the ratio. Squared Fréchet "
         "distance (own features, not FID) to the accurate samples. The best fixed sampler is the nearest of all "

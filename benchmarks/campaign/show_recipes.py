@@ -6,6 +6,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.campaign.jobs import RECIPES, SEEDS, Trained
+from unfog.evaluation.card import IncomparableError, require_alike
 
 ROWS = (
     ("Fréchet distance, own features (not FID)", "frechet"),
@@ -171,19 +172,25 @@ def _dates(found: Sequence[Trainings]) -> str:
 
 def _require_alike(found: Trainings) -> None:
     """Refuse to average over different things."""
-    told = {
-        (
-            measured["steps"],
-            measured["batch_size"],
-            measured["data"]["fingerprint"],
-            evaluation["samples"],
-            evaluation["settings"],
-            evaluation["scores"]["features"]["name"],
-        )
-        for measured, evaluation in zip(found.measured, found.evaluations, strict=True)
+    conditions = {
+        f"training {number}": {
+            "steps": measured["steps"],
+            "batch size": measured["batch_size"],
+            "data": measured["data"]["fingerprint"],
+            "samples": evaluation["samples"],
+            "sampler": evaluation["settings"],
+            "features": evaluation["scores"]["features"]["name"],
+            # Records of versions without metric cards have none, and stand beside each other only.
+            "metric card": {
+                name: value for name, value in (evaluation["scores"].get("card") or {}).items() if name != "seed"
+            },
+        }
+        for number, (measured, evaluation) in enumerate(zip(found.measured, found.evaluations, strict=True), 1)
     }
-    if len(told) > 1:
-        raise ValueError(
-            f"the records of recipe/{found.recipe} differ in steps, batch, data, samples, sampler or features; remove "
-            f"those that are out of date, and make campaign ONLY=recipe/{found.recipe} makes them anew"
-        )
+    try:
+        require_alike(conditions)
+    except IncomparableError as error:
+        raise IncomparableError(
+            f"the records of recipe/{found.recipe} differ: {error}; remove those that are out of date, and make "
+            f"campaign ONLY=recipe/{found.recipe} makes them anew"
+        ) from error

@@ -9,20 +9,25 @@ from torch import Tensor, nn
 
 from benchmarks.campaign.jobs import System
 from benchmarks.peers.peer import Peer, Training, parameters
-from unfog.data.dataset import ArrayDataset, to_uint8
+from unfog.data.dataset import Dataset, to_uint8
 from unfog.data.loader import Prefetched, ShuffledBatches
 from unfog.diffusion.random import seed_of
 from unfog.evaluation.measure import describe, draw, worded
-from unfog.recipe.build import build_network, build_pipeline, build_task, fit_to_data
+from unfog.recipe.build import build_pipeline, build_task, fit_to_data
+from unfog.recipe.card import DataCard
 from unfog.recipe.data import open_data
 from unfog.recipe.load import override
+from unfog.recipe.networks import build_network
 from unfog.recipe.run import initial_network
 from unfog.recipe.schema import Recipe
 from unfog.recipes import named
+from unfog.sampling.request import SampleRequest
 from unfog.training.ema import average_of
 from unfog.training.trainer import Trainer
 
 RECIPE = "mnist-small"
+CARD = DataCard("mnist", "", 0, (1, 28, 28), ())
+"""What the networks are fitted to."""
 FAST, ANCESTRAL = 50, 1000
 """Evaluations of the peers' fast and default samplers."""
 DPM_SOLVER = 20
@@ -41,16 +46,16 @@ class Drawn(NamedTuple):
 def recipe(seed: int) -> Recipe:
     """Return our recipe without labels, which the peers' defaults do not have."""
     chosen = override(named(RECIPE), ["condition.classes=false", f"train.seed={seed}"])
-    return fit_to_data(chosen, (1, 28, 28), None)
+    return fit_to_data(chosen, CARD)
 
 
-def data() -> tuple[ArrayDataset, ArrayDataset]:
+def data() -> tuple[Dataset, Dataset]:
     """Return the training and the test images."""
     opened = open_data(named(RECIPE).data)
     return opened.train, opened.test
 
 
-def pixels(dataset: ArrayDataset) -> Tensor:
+def pixels(dataset: Dataset) -> Tensor:
     """Return all images of a set, ``(N, C, H, W)`` uint8."""
     pieces = torch.split(torch.arange(len(dataset)), 1000)
     return torch.cat([to_uint8(dataset.gather(ids)["x0"]) for ids in pieces])
@@ -77,7 +82,7 @@ def version_of(system: System) -> str:
     return version("unfog") if system is System.UNFOG else peer_of(system).version()
 
 
-def begin(system: System, dataset: ArrayDataset, seed: int) -> Training:
+def begin(system: System, dataset: Dataset, seed: int) -> Training:
     """Make network, optimiser and data of a system ready to train."""
     if system is System.UNFOG:
         return UnfogTraining(recipe(seed), dataset)
@@ -96,8 +101,8 @@ def samples(system: System, network: nn.Module, count: int, seed: int) -> list[D
     """Draw with each of the samplers that a system is judged by."""
     if system is System.UNFOG:
         settings = recipe(seed).sample
-        pipeline = build_pipeline(recipe(seed), network.eval(), (1, 28, 28), ())
-        images = draw(pipeline, settings, None, count, seed, 250)
+        pipeline = build_pipeline(recipe(seed), network.eval(), CARD)
+        images = draw(pipeline, SampleRequest(count, None, seed, 0, settings, 250))
         return [Drawn("default", describe(settings), settings.evaluations, images)]
     peer = peer_of(system)
     drawn = [Drawn("ddim", f"DDIM, {FAST} evaluations", FAST, peer.sample(network, count, FAST, seed))]
@@ -115,7 +120,7 @@ class UnfogTraining:
     """Our trainer, one step at a time."""
 
     recipe: Recipe
-    dataset: ArrayDataset
+    dataset: Dataset
 
     def __post_init__(self) -> None:
         config = self.recipe.train

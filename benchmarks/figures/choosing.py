@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from benchmarks.figures.detail import Lines
 from benchmarks.pages import insert
 from unfog.evaluation.scores import Comparison, Missing
-from unfog.evaluation.sweep import RULE, Point, comparison_of, recommended, undominated
+from unfog.evaluation.sweep import RULE, Point, recommended, undominated
 from unfog.evaluation.sweep_chart import draw_sweep
 from unfog.metrics.interval import Score
 
@@ -56,7 +56,8 @@ def _parts(path: Path) -> Iterator[Sweep]:
     for part in json.loads(path.read_text(encoding="utf-8"))["sweeps"].values():
         points = tuple(Point.from_dict(entry["found"]) for entry in part["settings"])
         stored = part["floor"]
-        floor = comparison_of(stored) if stored and "reason" not in stored else Missing("no samples were asked for")
+        formed = stored and "reason" not in stored
+        floor = Comparison.from_dict(stored) if formed else Missing("no samples were asked for")
         errors = {float(scale): Score(**known["error"]) for scale, known in part["accurate"].items()}
         if points:
             yield Sweep(part["origin"]["run"], part, points, floor, errors)

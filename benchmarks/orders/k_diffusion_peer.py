@@ -38,7 +38,6 @@ def samplers() -> ModuleType:
     found = importlib.util.find_spec("k_diffusion")
     assert found is not None
     assert found.submodule_search_locations is not None
-    stand_in.install()  # for torchvision
     absent = [name for name in _ABSENT if importlib.util.find_spec(name.partition(".")[0]) is None]
     for name in absent:
         module = ModuleType(name, "A stand-in; see benchmarks/orders/k_diffusion_peer.py.")
@@ -49,7 +48,8 @@ def samplers() -> ModuleType:
     package.__path__ = list(found.submodule_search_locations)
     sys.modules["k_diffusion"] = package
     try:
-        return importlib.import_module("k_diffusion.sampling")
+        with stand_in.present():
+            return importlib.import_module("k_diffusion.sampling")
     finally:
         for name in absent:
             del sys.modules[name]  # whoever asks later whether it is installed shall hear that it is not

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from benchmarks.peers import stand_in
 from benchmarks.peers.peer import Shuffled, exact_halvings, nearest_width
 
-stand_in.install()
-
-from denoising_diffusion_pytorch import GaussianDiffusion, Unet  # noqa: E402
-from ema_pytorch import EMA  # noqa: E402
+with stand_in.present():
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+    from ema_pytorch import EMA
 
 BATCH, LEVELS = 16, 1000
 RATIOS = (1, 2, 4, 8)

@@ -9,7 +9,8 @@ import importlib.machinery
 import importlib.util
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,9 +106,14 @@ def save_image(images: Tensor, path: str | Path, nrow: int = 8) -> None:
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
 
 
-def install() -> None:
-    """Put the stand-in where torchvision would be imported from, unless torchvision itself is installed."""
+@contextmanager
+def present() -> Iterator[None]:
+    """Put the stand-in where torchvision is imported from, for a while, unless torchvision itself is installed.
+
+    Whoever asks later whether torchvision is there, as transformers does, shall hear that it is not.
+    """
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
+        yield
         return
     whole = _module("torchvision", {})
     pictures = (Compose, Lambda, Resize, RandomHorizontalFlip, CenterCrop, ToTensor)
@@ -115,6 +121,11 @@ def install() -> None:
     # k-diffusion imports it by name, for pictures that are no part of sampling.
     whole.transforms.functional = _module("torchvision.transforms.functional", {})
     whole.utils = _module("torchvision.utils", {"make_grid": make_grid, "save_image": save_image})  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
 
 
 def _module(name: str, content: dict[str, Any]) -> ModuleType:

@@ -16,13 +16,16 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unfog.api import fit_sampler, fitted, load, save_images, train
-    from unfog.pipeline import Pipeline, SampleRequest, Samples, SampleSettings
+    from unfog.api import fit_sampler, fitted, import_checkpoint, load, save_images, score, train
+    from unfog.evaluation.extractors import Features
+    from unfog.pipeline import Pipeline, Samples
     from unfog.recipe.schema import Recipe
+    from unfog.sampling.request import SampleRequest, SampleSettings
 
     __version__: str
 
 __all__ = [
+    "Features",
     "Pipeline",
     "Recipe",
     "SampleRequest",
@@ -31,21 +34,26 @@ __all__ = [
     "__version__",
     "fit_sampler",
     "fitted",
+    "import_checkpoint",
     "load",
     "save_images",
+    "score",
     "train",
 ]
 
 _PLACES = {
+    "Features": "unfog.evaluation.extractors",
     "Pipeline": "unfog.pipeline",
     "Recipe": "unfog.recipe.schema",
-    "SampleRequest": "unfog.pipeline",
-    "SampleSettings": "unfog.pipeline",
+    "SampleRequest": "unfog.sampling.request",
+    "SampleSettings": "unfog.sampling.request",
     "Samples": "unfog.pipeline",
     "fit_sampler": "unfog.api",
     "fitted": "unfog.api",
+    "import_checkpoint": "unfog.api",
     "load": "unfog.api",
     "save_images": "unfog.api",
+    "score": "unfog.api",
     "train": "unfog.api",
 }
 

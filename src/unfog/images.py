@@ -82,7 +82,7 @@ def write_png(path: Path, image: Tensor, text: Mapping[str, str]) -> None:
     _write(path, png_bytes(image, text))
 
 
-def write_array(path: Path, image: Tensor, record: str) -> None:
+def write_array(path: Path, image: Tensor, record: str, *, exact: bool = False) -> None:
     """Write an image of any number of channels as an array, and a text beside it; such files are replaced at once.
 
     Args:
@@ -90,13 +90,14 @@ def write_array(path: Path, image: Tensor, record: str) -> None:
             Their folder is made if it is not there.
         image: ``(C, H, W)`` uint8, or floats in [-1, 1], which are clipped.
         record: the text.
+        exact: keep numbers as they are, of any range, as float32: those of latents, which are no pixels.
 
     Raises:
         ValueError: if the image has another shape.
     """
     require(image.ndim == 3, f"an image (C, H, W), got {tuple(image.shape)}")
     stream = io.BytesIO()
-    np.save(stream, _as_pixels(image).numpy(), allow_pickle=False)
+    np.save(stream, (image.float().cpu() if exact else _as_pixels(image)).numpy(), allow_pickle=False)
     # The record first: an array is never without one.
     _write(path.with_suffix(".json"), record.encode())
     _write(path, stream.getvalue())

@@ -4,91 +4,28 @@ The Python call, the command line and the HTTP body are one request, ``SampleReq
 batches, and sample k of a seed is the same whatever the batch size.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from unfog.data.dataset import Attribute
 from unfog.diffusion.checks import require
 from unfog.diffusion.denoiser import Denoiser
 from unfog.diffusion.random import Rng
 from unfog.sampling.codec.codec import Codec, Identity
-from unfog.sampling.conditioning.conditioner import Conditioner, Label
-from unfog.sampling.grid import TimeGrid
-from unfog.sampling.guidance.bounds import Bounded, Bounds
+from unfog.sampling.conditioning.conditioner import Attributes, Combined, Conditioner
+from unfog.sampling.guidance.auto import AutoGuided
+from unfog.sampling.guidance.bounds import Bounded
+from unfog.sampling.guidance.classifier import ClassifierGuided, NoisyClassifier
 from unfog.sampling.guidance.classifier_free import ClassifierFree
-from unfog.sampling.sampler import Sampler, Step, require_finite
-
-
-@dataclass(frozen=True)
-class SampleSettings:
-    """How to sample.
-
-    Attributes:
-        sampler: the method.
-        grid: where it evaluates.
-        steps: steps of the grid, at least 1.
-        guidance: scale of classifier-free guidance; 1 is none.
-        bounds: within which estimates are kept after guidance; None leaves them.
-    """
-
-    sampler: Sampler
-    grid: TimeGrid
-    steps: int = 20
-    guidance: float = 1.0
-    bounds: Bounds | None = None
-
-    def __post_init__(self) -> None:
-        require(self.steps >= 1, f"steps of at least 1, got {self.steps}")
-
-    @property
-    def evaluations(self) -> int:
-        """How often the network is called for one sample (adaptive samplers: at most); guidance calls it twice."""
-        return self.sampler.evaluations(self.steps) * (1 if self.guidance in (0.0, 1.0) else 2)
-
-    @property
-    def cost(self) -> str:
-        """What a sample costs, in words: the number of evaluations."""
-        return f"{'at most ' if self.sampler.adaptive else ''}{self.evaluations} evaluations"
-
-
-@dataclass(frozen=True)
-class SampleRequest:
-    """What is wanted.
-
-    Attributes:
-        count: number of samples.
-        labels: a class for each sample, or one for all; None is unconditional.
-        seed: sample k is a pure function of the seed, of ``first + k`` and of its own condition.
-        first: index of the first sample.
-        settings: how to sample; the pipeline's own unless given.
-        batch_size: samples at a time; it changes speed and memory only.
-    """
-
-    count: int = 1
-    labels: int | Sequence[int] | None = None
-    seed: int = 0
-    first: int = 0
-    settings: SampleSettings | None = None
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        require(self.count >= 1, f"a count of at least 1, got {self.count}")
-        require(self.batch_size >= 1, f"a batch_size of at least 1, got {self.batch_size}")
-        require(0 <= self.seed < 2**63, f"a seed in [0, 2**63), got {self.seed}")
-        require(0 <= self.first < 2**32 - self.count, f"first in [0, 2**32 - count), got {self.first}")
-        if isinstance(self.labels, Sequence):
-            require(len(self.labels) == self.count, f"{self.count} labels, one a sample, got {len(self.labels)}")
-
-    def part(self, start: int, stop: int) -> "SampleRequest":
-        """Return the request for samples ``start`` to ``stop - 1`` of this one, counted from 0: the same samples."""
-        labels = self.labels[start:stop] if isinstance(self.labels, Sequence) else self.labels
-        return replace(self, count=stop - start, labels=labels, first=self.first + start)
-
-    def label_of(self, index: int) -> int | None:
-        """Return the class of sample ``index``, counted from 0."""
-        return self.labels[index] if isinstance(self.labels, Sequence) else self.labels
+from unfog.sampling.guidance.interval import Interval
+from unfog.sampling.guidance.several import Several, Weighted
+from unfog.sampling.request import Condition, SampleRequest, SampleSettings
+from unfog.sampling.sampler import Step, require_finite
 
 
 @dataclass(frozen=True)
@@ -110,11 +47,23 @@ class Preview:
 
 @dataclass(frozen=True)
 class Samples:
-    """The answer: ``x`` is ``(count, ...)`` float32 data in [-1, 1] up to the model's error."""
+    """The answer.
+
+    Attributes:
+        x: ``(count, ...)`` float32 data in [-1, 1] up to the model's error.
+        request: what was asked for.
+        settings: how they were drawn.
+        latent: whether they are codes of pictures, of any range, whose autoencoder is not at hand.
+    """
 
     x: Tensor
     request: SampleRequest
     settings: SampleSettings
+    latent: bool = False
+
+
+Guide = Callable[[Denoiser], Denoiser]
+"""Guidance of another kind: makes of a denoiser the guided one."""
 
 
 class Pipeline:
@@ -127,6 +76,7 @@ class Pipeline:
         shape: of one example of what is diffused, such as ``(3, 32, 32)``.
         settings: how to sample unless a request says otherwise.
         classes: names of the classes.
+        attributes: names of the attributes and of their values.
     """
 
     def __init__(
@@ -137,6 +87,7 @@ class Pipeline:
         shape: Sequence[int],
         settings: SampleSettings,
         classes: Sequence[str] = (),
+        attributes: Sequence[Attribute] = (),
     ) -> None:
         self.denoiser = denoiser
         self.conditioner = conditioner
@@ -144,6 +95,28 @@ class Pipeline:
         self.shape = tuple(shape)
         self.settings = settings
         self.classes = tuple(classes)
+        self.attributes = tuple(attributes)
+        self.classifier: NoisyClassifier | None = None
+        self.weak: Denoiser | None = None
+        self.guides: tuple[Guide, ...] = ()
+        self.latent = False
+
+    def guided(
+        self, *guides: Guide, classifier: NoisyClassifier | None = None, weak: Denoiser | None = None
+    ) -> "Pipeline":
+        """Return the same pipeline with further guidance.
+
+        Args:
+            guides: applied in this order to what the request's own guidance has made, before estimates are bounded:
+                ``pipeline.guided(lambda denoiser: LossGuided(denoiser, loss, 2.0))``.
+            classifier: of noisy data, with the classes of the model, for requests with ``settings.classifier``.
+            weak: a weaker model of the same conditions and process, for requests with ``settings.weak``.
+        """
+        other = copy.copy(self)
+        other.guides = (*self.guides, *guides)
+        other.classifier = self.classifier if classifier is None else classifier
+        other.weak = self.weak if weak is None else weak
+        return other
 
     def sample(self, request: SampleRequest) -> Samples:
         """Answer a request.
@@ -153,7 +126,7 @@ class Pipeline:
             FloatingPointError: if a sample is not finite.
         """
         finished = [preview.step.x for preview in self.stream(request) if preview.finished]
-        return Samples(torch.cat(finished), request, request.settings or self.settings)
+        return Samples(torch.cat(finished), request, request.settings or self.settings, self.latent)
 
     @torch.inference_mode()
     def stream(self, request: SampleRequest) -> Iterator[Preview]:
@@ -165,11 +138,13 @@ class Pipeline:
         """
         self.check(request)
         settings = request.settings or self.settings
-        self.denoiser.eval()
+        for module in (self.denoiser, self.classifier, self.weak):
+            if isinstance(module, nn.Module):
+                module.eval()
         times = settings.grid.times(self.denoiser.process.schedule, settings.steps)
         for start in range(0, request.count, request.batch_size):
             stop = min(start + request.batch_size, request.count)
-            for step in self._steps(request, settings, times, start, stop):
+            for step in self._steps(request.part(start, stop), settings, times):
                 finished = step.progress == 1
                 if finished:
                     require_finite(step.x)
@@ -177,29 +152,59 @@ class Pipeline:
                 done = start + (stop - start) * step.progress
                 yield Preview(start, decoded, done / request.count, finished)
 
-    def _steps(
-        self, request: SampleRequest, settings: SampleSettings, times: Tensor, start: int, stop: int
-    ) -> Iterator[Step]:
+    def _steps(self, request: SampleRequest, settings: SampleSettings, times: Tensor) -> Iterator[Step]:
+        """Answer a request for one batch."""
         device = next(self.denoiser.parameters(), times).device
-        index = torch.arange(start, stop, device=device)
-        rng = Rng.of(request.seed, index + request.first, device=device)
-        denoiser, cond = self._conditioned(request, settings, start, stop, device)
-        if settings.bounds is not None:
-            denoiser = Bounded(denoiser, settings.bounds)
+        rng = Rng.of(request.seed, torch.arange(request.count, device=device) + request.first, device=device)
+        denoiser, cond = self._guided(request, settings, device)
         x = denoiser.process.prior(self.shape, rng=rng, device=device)
         yield from settings.sampler.steps(denoiser, x, times, cond, rng=rng)
 
-    def _conditioned(
-        self, request: SampleRequest, settings: SampleSettings, start: int, stop: int, device: torch.device
+    def _guided(
+        self, request: SampleRequest, settings: SampleSettings, device: torch.device
     ) -> tuple[Denoiser, dict[str, Tensor]]:
-        null = self.conditioner.null(stop - start, device)
-        if request.labels is None:
-            return self.denoiser, null
-        labels = torch.tensor([request.label_of(k) for k in range(start, stop)], device=device)
-        cond = self.conditioner({"label": labels})
-        if settings.guidance == 1:
-            return self.denoiser, cond
-        return ClassifierFree(self.denoiser, settings.guidance, null), cond
+        """Return the denoiser with the guidance that a request of one batch asks for, and the sampler's condition."""
+        plain = guided = self.denoiser
+        cond, negative = (self._cond(c, request.count, device) for c in (request.condition, request.away))
+        given = cond
+        if settings.weak != 1 and self.weak is not None:
+            guided = AutoGuided(guided, self.weak, settings.weak)
+        if request.also:
+            own = [Weighted(cond, settings.guidance)] if request.condition.told else []
+            others = [
+                Weighted(self._cond(other, request.count, device), other.scale, self._mask(other, device))
+                for other in request.also
+            ]
+            guided, given = Several(guided, own + others, negative), {}
+            plain = Several(plain, [Weighted(cond, 1.0)], negative)
+        elif settings.guidance != 1:
+            guided = ClassifierFree(guided, settings.guidance, negative, rescale=settings.rescale)
+        if settings.classifier != 0 and self.classifier is not None:
+            guided = ClassifierGuided(guided, self.classifier, cond["label"], settings.classifier)
+        for guide in self.guides:
+            guided = guide(guided)
+        if settings.interval is not None:
+            guided = Interval(guided, plain, *settings.interval)
+        return guided if settings.bounds is None else Bounded(guided, settings.bounds), given
+
+    def _cond(self, condition: Condition, count: int, device: torch.device) -> dict[str, Tensor]:
+        """Return what the network is told of so many samples: the null of what a condition leaves open."""
+        cond = self.conditioner.null(count, device)
+        if condition.labels is not None:
+            cond["label"] = torch.tensor([condition.label_of(k) for k in range(count)], device=device)
+        if condition.attributes is not None:
+            cond["attributes"] = torch.tensor([condition.attributes_of(k) for k in range(count)], device=device)
+        return cond
+
+    def _mask(self, condition: Condition, device: torch.device) -> Tensor | None:
+        """Return where a condition holds, ``(1, 1, H, W)`` of 0 and 1: the pixels whose centres lie in its region."""
+        if condition.region is None:
+            return None
+        height, width = self.shape[-2:]
+        top, left, bottom, right = condition.region
+        rows, columns = ((torch.arange(size, device=device) + 0.5) / size for size in (height, width))
+        inside = ((rows >= top) & (rows < bottom))[:, None] & ((columns >= left) & (columns < right))
+        return inside.float()[None, None]
 
     def check(self, request: SampleRequest) -> None:
         """Raise ``ValueError`` if the model cannot do what is asked."""
@@ -211,9 +216,42 @@ class Pipeline:
             settings.bounds is None or isinstance(self.codec, Identity),
             f"bounds=None, got {settings.bounds}: they are those of data, and what is sampled here are codes of them",
         )
-        if request.labels is None:
+        for condition in request.conditions:
+            self._check_condition(condition, request.count)
+        self._check_null(request, settings)
+        self._check_settings(request, settings)
+
+    def _check_condition(self, condition: Condition, count: int) -> None:
+        """Refuse what the model does not know."""
+        null = self.conditioner.null(1)
+        if condition.labels is not None:
+            require("label" in null, "no labels: this model was trained without classes")
+            classes = int(null["label"][0])
+            given = {condition.label_of(k) for k in range(count)}
+            wrong = [label for label in given if label is None or not 0 <= label < classes]
+            require(not wrong, f"labels from 0 to {classes - 1}, got {wrong}")
+        if condition.attributes is not None:
+            require("attributes" in null, "no attributes: this model was trained without")
+            sizes = null["attributes"][0].tolist()
+            rows = {condition.attributes_of(k) or () for k in range(count)}
+            bad = [row for row in rows if len(row) != len(sizes) or min(row) < 0 or any(map(operator.gt, row, sizes))]
+            require(not bad, f"{len(sizes)} attributes, each from 0 to {sizes}, the last being not told, got {bad[:2]}")
+            told = all(value < size for row in rows for value, size in zip(row, sizes, strict=True))
             require(
-                not isinstance(self.conditioner, Label) or self.conditioner.dropout > 0,
+                told or _knows_some(self.conditioner),
+                "all attributes: this model was trained with all of them told; train with condition.dropout_each=0.2",
+            )
+        require(
+            condition.region is None or len(self.shape) == 3,
+            f"no region: examples of this model are of shape {self.shape}, which is no picture",
+        )
+
+    def _check_null(self, request: SampleRequest, settings: SampleSettings) -> None:
+        """Refuse to ask a model for an unconditional answer that it was not trained for."""
+        conditional = bool(self.conditioner.null(1))
+        if not request.condition.told and not request.also:
+            require(
+                not conditional or self.conditioner.dropout > 0,
                 "labels: this model was trained without condition dropout and knows no unconditional answer",
             )
             require(
@@ -222,14 +260,42 @@ class Pipeline:
                 "give labels, or a scale of 1",
             )
             return
-        require(isinstance(self.conditioner, Label), "no labels: this model was trained without classes")
-        assert isinstance(self.conditioner, Label)
-        classes = self.conditioner.classes
-        given = {request.label_of(k) for k in range(request.count)}
-        wrong = [label for label in given if label is None or not 0 <= label < classes]
-        require(not wrong, f"labels from 0 to {classes - 1}, got {wrong}")
         require(
-            settings.guidance == 1 or self.conditioner.dropout > 0,
+            self.conditioner.dropout > 0 or (settings.guidance == 1 and not request.also),
             f"a guidance scale of 1, got {settings.guidance}: this model was trained without condition dropout, so it "
             "has no unconditional answer to be guided away from; train with condition.dropout=0.1",
         )
+
+    def _check_settings(self, request: SampleRequest, settings: SampleSettings) -> None:
+        """Refuse settings that would do nothing."""
+        free = settings.guidance != 1 or bool(request.also)
+        require(
+            request.negative is None or free,
+            "a guidance scale other than 1 to be guided away from a negative condition, got 1, which does not ask it",
+        )
+        require(
+            settings.rescale == 0 or (settings.guidance != 1 and not request.also),
+            f"a guidance scale other than 1 and no further conditions with rescale={settings.rescale}, which acts on "
+            "classifier-free guidance alone",
+        )
+        require(
+            settings.classifier == 0 or (self.classifier is not None and request.labels is not None),
+            f"a classifier of noisy data, and labels to be guided to, with classifier={settings.classifier}: give the "
+            "pipeline a classifier (Pipeline.guided), and the request labels",
+        )
+        require(
+            settings.weak == 1 or self.weak is not None,
+            f"a weaker model to be guided away from with weak={settings.weak}: give the pipeline one (Pipeline.guided)",
+        )
+        some = free or settings.classifier != 0 or settings.weak != 1 or bool(self.guides)
+        require(
+            settings.interval is None or some,
+            f"some guidance within interval={settings.interval}; give a guidance scale other than 1, or no interval",
+        )
+
+
+def _knows_some(conditioner: Conditioner) -> bool:
+    """Whether a model was trained with only some of its attributes told."""
+    if isinstance(conditioner, Combined):
+        return any(_knows_some(part) for part in conditioner.each())
+    return isinstance(conditioner, Attributes) and conditioner.each > 0

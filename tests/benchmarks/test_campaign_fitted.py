@@ -12,10 +12,10 @@ from unfog.cli import main as unfog
 from unfog.evaluation.classifier import Budget
 from unfog.evaluation.features import FeatureConfig, feature_extractor
 from unfog.evaluation.fit import FitEffort, fit_steps
-from unfog.pipeline import SampleSettings
 from unfog.sampling.fitted import Fitted
 from unfog.sampling.grid import LogSNRUniform, Trailing
 from unfog.sampling.multistep import DPMSolverPP2M
+from unfog.sampling.request import SampleSettings
 
 TINY = ["network.widths=[32]", "network.blocks=[0]", "network.attention=[]", "network.middle_attention=false"]
 TINY += ["train.steps=4", "train.batch_size=8", "data.limit=40", "save.checkpoint_every=4", "save.log_every=1"]

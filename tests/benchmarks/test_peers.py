@@ -1,6 +1,7 @@
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -20,12 +21,13 @@ except metadata.PackageNotFoundError:  # a stand-in, which another test may have
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The stand-in in the place of torchvision, for one test."""
     for name in ("torchvision", "torchvision.transforms", "torchvision.utils"):
         monkeypatch.setitem(sys.modules, name, None)  # so that what was there is put back
         monkeypatch.delitem(sys.modules, name)
-    stand_in.install()
+    with stand_in.present():
+        yield
 
 
 def picture(height: int = 6, width: int = 8) -> Image.Image:
@@ -54,8 +56,16 @@ def test_a_name_that_the_stand_in_lacks_is_missed_and_not_made_up() -> None:
 def test_the_stand_in_gives_way_to_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     there = object()
     monkeypatch.setitem(sys.modules, "torchvision", there)  # type: ignore[arg-type]
-    stand_in.install()
+    with stand_in.present():
+        assert sys.modules["torchvision"] is there
     assert sys.modules["torchvision"] is there
+
+
+@pytest.mark.skipif(not ABSENT, reason="torchvision itself is installed")
+def test_nothing_of_the_stand_in_is_left_behind() -> None:
+    with stand_in.present():
+        assert "torchvision.transforms" in sys.modules
+    assert not [name for name in sys.modules if name.partition(".")[0] == "torchvision"]
 
 
 def test_transforms_do_what_their_names_say() -> None:

@@ -54,7 +54,7 @@ def test_few_samples_leave_out_the_distance_and_say_so(here: Path, tiny: list[st
     printed = capsys.readouterr()
     reason = json.loads(Path("run/evaluation.json").read_text())["scores"]["samples"]["frechet"]["reason"]
     assert "of samples there are 4" in reason
-    assert f"left out: Fréchet distance: {reason}" in printed.err
+    assert f"left out: Fréchet distance and Fréchet distance at infinite counts: {reason}" in printed.err
     assert reason in Path("run/report.html").read_text()
 
 

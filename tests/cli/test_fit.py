@@ -10,9 +10,9 @@ from PIL import Image
 from unfog.cli import fit, main
 from unfog.evaluation.fit import FitEffort, fit_steps
 from unfog.images import read_png_text
-from unfog.pipeline import SampleSettings
 from unfog.sampling.grid import LogSNRUniform, Trailing
 from unfog.sampling.multistep import DPMSolverPP2M
+from unfog.sampling.request import SampleSettings
 
 Capture = pytest.CaptureFixture[str]
 FIXED = [SampleSettings(DPMSolverPP2M(), grid, 2) for grid in (Trailing(), LogSNRUniform(0.1, 20.0))]

@@ -13,11 +13,12 @@ from unfog.diffusion.weighting import Constant
 from unfog.evaluation.classifier import Budget
 from unfog.evaluation.features import FeatureConfig
 from unfog.evaluation.measure import Effort, measure
-from unfog.pipeline import Pipeline, SampleSettings
+from unfog.pipeline import Pipeline
 from unfog.sampling.codec.codec import Identity
 from unfog.sampling.conditioning.conditioner import Label, Unconditional
 from unfog.sampling.gaussian import DDIM
 from unfog.sampling.grid import Trailing
+from unfog.sampling.request import SampleSettings
 from unfog.tasks.denoising import Denoising
 
 BUDGET = Budget(steps=6, batch_size=12, width=1, lr=2e-2)

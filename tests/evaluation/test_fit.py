@@ -11,7 +11,7 @@ from unfog.diffusion.parameterization import V
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.schedule import Cosine
 from unfog.evaluation.fit import Conditions, Fit, FitEffort, fit_steps, fixed_distances, solved
-from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
+from unfog.pipeline import Pipeline
 from unfog.sampling.codec.codec import Identity
 from unfog.sampling.conditioning.conditioner import Conditioner, Label, Unconditional
 from unfog.sampling.fitted import Fitted
@@ -19,6 +19,7 @@ from unfog.sampling.gaussian import DDIM, DDPM, Heun
 from unfog.sampling.grid import Leading, LogSNRUniform, Trailing
 from unfog.sampling.guidance.bounds import Clip
 from unfog.sampling.multistep import DPMSolverPP2M
+from unfog.sampling.request import SampleRequest, SampleSettings
 
 FIXED = [
     SampleSettings(DDIM(), Trailing(), 4),

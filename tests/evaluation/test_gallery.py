@@ -11,7 +11,7 @@ from unfog.data.dataset import to_uint8
 from unfog.diffusion.parameterization import EDM
 from unfog.diffusion.schedule import Cosine, VarianceExploding
 from unfog.evaluation import gallery
-from unfog.pipeline import SampleRequest
+from unfog.sampling.request import SampleRequest
 
 
 def pixels(picture):

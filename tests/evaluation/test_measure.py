@@ -10,11 +10,12 @@ from unfog.diffusion.schedule import Cosine, linear
 from unfog.evaluation.loss import expected_loss
 from unfog.evaluation.measure import Measured, describe, draw, measure, worded
 from unfog.evaluation.scores import Missing
-from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
+from unfog.pipeline import Pipeline
 from unfog.sampling.codec.codec import Identity
 from unfog.sampling.conditioning.conditioner import Unconditional
-from unfog.sampling.gaussian import Heun
+from unfog.sampling.gaussian import DDIM, Heun
 from unfog.sampling.grid import Trailing
+from unfog.sampling.request import SampleRequest, SampleSettings
 
 
 def test_samples_are_spread_evenly_over_the_classes(measured):
@@ -70,8 +71,8 @@ def test_sampling_is_timed_per_image(measured):
 
 def test_the_batch_size_does_not_change_the_samples(toy_pipeline):
     pipeline, _ = toy_pipeline()
-    labels = torch.arange(9) % 2
-    few, many = (draw(pipeline, pipeline.settings, labels, 9, 0, size) for size in (4, 9))
+    labels = [k % 2 for k in range(9)]
+    few, many = (draw(pipeline, SampleRequest(9, labels, batch_size=size)) for size in (4, 9))
     assert torch.equal(few, many)
 
 
@@ -115,15 +116,23 @@ def test_a_denoiser_without_a_network_is_refused(toy_pipeline, toy_dataset, tmp_
         measure(wrong, task, data, data, samples=4, guidance=1.0, seed=0, batch_size=4, cache=tmp_path)
 
 
-def test_no_samples_are_refused(toy_pipeline):
-    pipeline, _ = toy_pipeline()
+def test_no_samples_are_refused(toy_pipeline, toy_dataset, tmp_path):
+    pipeline, task = toy_pipeline()
+    data = toy_dataset(30, 0)
     with pytest.raises(ValueError, match="at least 1 sample"):
-        draw(pipeline, pipeline.settings, None, 0, 0, 4)
+        measure(pipeline, task, data, data, samples=0, guidance=1.0, seed=0, batch_size=4, cache=tmp_path)
 
 
 def test_settings_are_told_by_the_names_of_their_choices():
     assert describe(SampleSettings(Heun(), Trailing(), steps=1)) == (
         "Heun(variable=sigma) on Trailing, 1 step, guidance 1"
+    )
+
+
+def test_guidance_is_told_with_all_that_shapes_it():
+    settings = SampleSettings(DDIM(), Trailing(), 4, guidance=3.0, interval=(0.2, 3.0), rescale=0.7, weak=2.0)
+    assert describe(settings) == (
+        "DDIM(eta=0) on Trailing, 4 steps, guidance 3, noise levels 0.2 to 3, rescale 0.7, weak 2"
     )
 
 

@@ -11,9 +11,10 @@ from unfog.diffusion.schedule import VarianceExploding
 from unfog.evaluation.measure import measure
 from unfog.evaluation.report import SECTIONS, ReportInputs, render, write_report
 from unfog.evaluation.tables import rounded, spoken
-from unfog.pipeline import Pipeline, SampleSettings
+from unfog.pipeline import Pipeline
 from unfog.sampling.gaussian import Heun
 from unfog.sampling.grid import Karras
+from unfog.sampling.request import SampleSettings
 
 VOID = {"meta", "img", "br", "link"}
 SETTINGS = {"name": "toy", "train": {"lr": 0.00042, "optimizer": {"betas": [0.9, 0.98]}}}

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from unfog.data.dataset import ArrayDataset
+from unfog.evaluation.card import ExtractorCard
 from unfog.evaluation.classifier import Budget
 from unfog.evaluation.features import FeatureConfig, feature_extractor
 from unfog.evaluation.scores import Missing, compare, evaluate
@@ -124,12 +125,14 @@ def test_an_extractor_of_other_data_is_refused(train, test, extractor):
         (6, {"precision", "recall", "density", "coverage"}),
         (8, {"precision", "recall", "density", "coverage"}),
         (9, {"frechet", "precision", "recall", "density", "coverage"}),
+        (32, {"frechet", "limit", "precision", "recall", "density", "coverage"}),
+        (40, {"frechet", "limit", "kernel", "precision", "recall", "density", "coverage"}),
     ],
 )
 def test_a_comparison_holds_what_so_many_examples_suffice_for(count, formed):
     generator = torch.Generator().manual_seed(0)
     real, features = torch.randn(2, count, 8, generator=generator)
-    found = vars(compare(real, features, "toy", 0, 20, "of toys there are few"))
+    found = vars(compare(real, features, ExtractorCard("toy", "0", "none", "none", "3"), 0, "of toys there are few"))
     assert {name for name, score in found.items() if isinstance(score, Score)} == formed
     reasons = {name: score.reason for name, score in found.items() if isinstance(score, Missing)}
     assert all(reason.endswith("; of toys there are few") for reason in reasons.values())
@@ -141,8 +144,9 @@ def test_without_features_the_accuracy_is_formed_all_the_same(train, test, perfe
     x0, label = images(test)
     scores = evaluate(x0.flip(0), label.flip(0), train, test, Missing("no network"), budget=TINY, resamples=20)
     assert scores.accuracy == perfect.accuracy
+    feature_scores = ("Fréchet distance", "precision", "recall", "density", "coverage")
     assert scores.missing == {
-        "no network": ("Fréchet distance", "precision", "recall", "density", "coverage", "copying")
+        "no network": (*feature_scores, "Fréchet distance at infinite counts", "kernel distance", "copying")
     }
     assert (scores.count, scores.nearest) == (0, ())
     told = json.loads(json.dumps(scores.to_dict()))
@@ -155,7 +159,8 @@ def test_one_class_and_no_labels_leave_out_the_accuracy_alone(train, test, extra
     scores = evaluate(images(test)[0], torch.zeros(30).long(), one, one, Missing("no network"), budget=TINY)
     assert "two classes" in scores.accuracy.reason
     scores = evaluate(images(test)[0], None, train, test, extractor, resamples=20)
-    assert list(scores.missing.values()) == [("classification accuracy score",)]
+    # Of 30 test examples there is no interval of the kernel distance.
+    assert list(scores.missing.values()) == [("kernel distance",), ("classification accuracy score",)]
 
 
 def test_a_single_sample_has_no_spread_to_judge_copying_by(train, test, extractor):

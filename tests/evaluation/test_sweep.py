@@ -24,13 +24,14 @@ from unfog.evaluation.sweep import (
     undominated,
 )
 from unfog.metrics.interval import Score
-from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
+from unfog.pipeline import Pipeline
 from unfog.sampling.adaptive import RK45
 from unfog.sampling.codec.codec import Identity
 from unfog.sampling.conditioning.conditioner import Unconditional
 from unfog.sampling.gaussian import DDIM, DDPM, Heun
 from unfog.sampling.grid import LogSNRUniform, Trailing
 from unfog.sampling.multistep import DPMSolverPP2M
+from unfog.sampling.request import SampleRequest, SampleSettings
 
 NONE = Missing("not measured")
 

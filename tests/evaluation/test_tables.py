@@ -93,7 +93,7 @@ def test_the_classes_are_those_of_the_accuracy(measured):
 def test_what_is_missing_is_told_once_for_each_reason_and_stands_nowhere_else(measured):
     found = measured[-1]
     few, none = Missing("there are few"), Missing("there are none")
-    some = replace(found.scores.samples, frechet=few, recall=few)
+    some = replace(found.scores.samples, frechet=few, recall=few, kernel=None, limit=None)
     scores = replace(found.scores, samples=some, floor=replace(found.scores.floor, frechet=few, recall=few))
     scores = replace(scores, accuracy=none)
     assert missing(scores) == (

@@ -170,6 +170,8 @@ def left_out(run: Path) -> dict[str, str]:
     """Return the reasons for which scores are left out, by score, as ``evaluation.json`` tells them."""
     scores = json.loads((run / "evaluation.json").read_text())["scores"]
     told = {**scores["samples"], "copying": scores["copying"], "accuracy": scores["accuracy"]}
+    # What goes with the Fréchet distance, for the same reasons, and what only published networks have.
+    told = {name: score for name, score in told.items() if name not in ("limit", "kernel", "inception")}
     names = {"frechet": "Fréchet distance", "accuracy": ACCURACY}
     return {names.get(name, name): score["reason"] for name, score in told.items() if "reason" in score}
 

@@ -117,3 +117,22 @@ def test_features_that_are_not_finite_are_refused():
 def test_an_empty_stream_is_refused():
     with pytest.raises(ValueError, match="no batch"):
         Moments.stream([])
+
+
+class Flat(torch.nn.Module):
+    """Stands for a feature network: a picture is the row of its features."""
+
+    num_features = 8
+
+    def forward(self, x):
+        return x.flatten(1)
+
+
+def test_the_distance_agrees_with_torchmetrics_on_the_same_features():
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    a, b = normal(60, 8).float(), normal(50, 8, seed=1).float() * 2 + 1
+    peer = FrechetInceptionDistance(feature=Flat()).set_dtype(torch.float64)
+    peer.update(a.double(), real=True)
+    peer.update(b.double(), real=False)
+    assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(float(peer.compute()), abs=1e-4)

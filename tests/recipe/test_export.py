@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ from PIL import Image
 
 from unfog.data.dataset import to_uint8
 from unfog.images import read_png_text
-from unfog.pipeline import SampleRequest, Samples, SampleSettings
+from unfog.pipeline import Samples
 from unfog.recipe.export import columns_for, file_names, origin_of, read_record, save_grid, save_images
 from unfog.recipe.run import Run
 from unfog.sampling.gaussian import DDIM
 from unfog.sampling.grid import Karras
+from unfog.sampling.request import SampleRequest, SampleSettings
 
 SETTINGS = SampleSettings(DDIM(eta=0.3), Karras(rho=5.0), steps=7, guidance=2.5)
 
@@ -122,3 +124,14 @@ def test_an_image_of_another_origin_is_refused(tmp_path: Path) -> None:
 def test_classes_in_turn_stand_below_each_other() -> None:
     assert columns_for(6, ("a", "b"), SampleRequest(6, labels=[0, 1, 0, 1, 0, 1])) == 2
     assert columns_for(6, ("a", "b"), SampleRequest(6, labels=0)) == 3
+
+
+def test_latents_are_written_as_they_are_with_their_record_beside_them(tmp_path: Path) -> None:
+    answer = samples(channels=4)
+    far = Samples(3.7 * answer.x, answer.request, answer.settings)
+    paths = save_images(replace(far, latent=True), tmp_path, origin={"sha256": "abc"})
+    assert [path.name for path in paths] == ["000005.npy", "000006.npy", "000007.npy"]
+    assert [path.name for path in paths] == file_names(4, answer.request, latent=True)
+    assert np.array_equal(np.load(paths[1]), far.x[1].numpy())
+    assert read_record(paths[1]).request == SampleRequest(1, labels=1, seed=9, first=6, settings=SETTINGS)
+    assert not (tmp_path / "grid.png").exists()

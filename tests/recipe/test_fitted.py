@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from unfog.diffusion.schedule import Cosine
-from unfog.pipeline import SampleRequest, SampleSettings
 from unfog.recipe.fitted import FittedCard, Gain, find_fitted, fitted_path, fixed_tables, store_fitted
 from unfog.recipe.kinds import KINDS
 from unfog.recipe.run import Run, RunError, StoredWeights
@@ -14,6 +13,7 @@ from unfog.sampling.fitted import Fitted, Given, Stage
 from unfog.sampling.gaussian import DDIM, Heun, Variable
 from unfog.sampling.grid import Karras, TimeGrid, Trailing
 from unfog.sampling.guidance.bounds import Clip
+from unfog.sampling.request import SampleRequest, SampleSettings
 from unfog.sampling.sampler import Sampler, TableSampler
 
 GAIN = Gain(distance=0.03, fixed_distance=0.1, fixed="DDIM on Trailing", noises=8, seed=0, seconds=1.5)

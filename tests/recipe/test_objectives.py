@@ -12,8 +12,8 @@ from unfog.diffusion.nn.uncertainty import WithUncertainty
 from unfog.diffusion.random import Rng
 from unfog.diffusion.times import Curriculum, Importance, LogNormal, Uniform
 from unfog.diffusion.weighting import P2, Uncertainty
-from unfog.pipeline import SampleRequest
 from unfog.recipe.build import build_task, fit_to_data
+from unfog.recipe.card import DataCard
 from unfog.recipe.data import open_data
 from unfog.recipe.errors import RecipeError
 from unfog.recipe.load import dump, load, override
@@ -21,6 +21,7 @@ from unfog.recipe.run import Run, initial_network
 from unfog.recipe.schema import Recipe
 from unfog.recipe.train import train
 from unfog.sampling.guidance.bounds import Clip, DynamicThreshold
+from unfog.sampling.request import SampleRequest
 from unfog.tasks.hybrid import FixedVariance, LearnedVariance
 
 CHOICES = {
@@ -85,7 +86,7 @@ def test_a_learned_variance_doubles_the_channels(tiny: Recipe, network: str) -> 
     settings = ["variance=learned"]
     if network == "dit":
         settings += ["network={kind: dit, patch: 4, dim: 16, depth: 1, heads: 2}"]
-    made = fit_to_data(override(tiny, settings), (1, 8, 8), [str(k) for k in range(10)])
+    made = fit_to_data(override(tiny, settings), DataCard("", "", 0, (1, 8, 8), tuple(map(str, range(10)))))
     assert (made.network.in_channels, made.network.out_channels) == (1, 2)
     denoiser = build_task(made, initial_network(made)).denoiser
     x_t = Rng.of(0, 2).normal((1, 8, 8), purpose=0)  # type: ignore[arg-type]

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from unfog.data.dataset import DataInfo
-from unfog.pipeline import SampleRequest
+from unfog.recipe.card import DataCard
 from unfog.recipe.data import open_data
 from unfog.recipe.errors import RecipeError
 from unfog.recipe.load import override
 from unfog.recipe.run import MANIFEST, RECIPE, Run, RunError, Weights, initial_network
 from unfog.recipe.schema import Recipe
+from unfog.sampling.request import SampleRequest
 from unfog.training.ema import Exponential, Power
 
 
@@ -139,3 +140,44 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def adopted(folder: Path, tiny: Recipe, info: DataInfo) -> Run:
+    """A run of weights that were trained elsewhere, on data that are not known."""
+    recipe = replace(tiny, train=replace(tiny.train, ema=()), average=None)
+    card = replace(DataCard.of(info), fingerprint="", count=0)
+    return Run.adopt(folder, recipe, card, initial_network(recipe).state_dict(), command="unfog import")
+
+
+def test_adopted_weights_are_a_run_that_samples_and_tells_where_it_comes_from(
+    tmp_path: Path, tiny: Recipe, info: DataInfo
+) -> None:
+    run = adopted(tmp_path / "run", tiny, info)
+    assert Run.open(tmp_path / "run") == run
+    assert run.manifest.command == "unfog import"
+    assert run.weights().step == 0
+    assert run.pipeline().sample(SampleRequest(1, labels=3)).x.shape == (1, 1, 8, 8)
+
+
+def test_an_adopted_run_is_measured_on_any_data_of_its_kind(tmp_path: Path, tiny: Recipe, info: DataInfo) -> None:
+    run = adopted(tmp_path / "run", tiny, info)
+    assert run.data().train.info == info
+    other = replace(run, manifest=replace(run.manifest, data=replace(run.manifest.data, shape=(1, 16, 16))))
+    with pytest.raises(RunError, match=r"is a model of \(1, 16, 16\) with 10 classes; digits/train is \(1, 8, 8\)"):
+        other.data()
+
+
+def test_an_adopted_run_cannot_be_resumed(tmp_path: Path, tiny: Recipe, info: DataInfo) -> None:
+    run = adopted(tmp_path / "run", tiny, info)
+    with pytest.raises(RunError, match="was imported: it has weights, but no optimiser state"):
+        run.changed(["train.steps=8"])
+
+
+def test_weights_of_another_network_are_not_adopted(tmp_path: Path, tiny: Recipe, info: DataInfo) -> None:
+    recipe = replace(tiny, train=replace(tiny.train, ema=()), average=None)
+    weights = initial_network(override(recipe, ["network.widths=[64]"])).state_dict()
+    with pytest.raises(ValueError, match="does not fit this network"):
+        Run.adopt(tmp_path / "run", recipe, DataCard.of(info), weights)
+    with pytest.raises(ValueError, match="a recipe with average=None"):
+        Run.adopt(tmp_path / "run", tiny, DataCard.of(info), weights)
+    assert not (tmp_path / "run").exists()

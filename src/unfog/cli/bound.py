@@ -43,7 +43,7 @@ class Asked:
 
 
 def run(folder: Path, asked: Asked, sampling: Sampling, *, samples: int | None) -> int:
-    """Measure the bits per dimension of a run; see ``app.evaluate``."""
+    """Measure the bits per dimension of a run; see ``commands.measuring.evaluate``."""
     if asked.bound is not None and asked.likelihood is not None:
         raise CommandError("--bound and --likelihood are two measurements: ask for them one after the other")
     with together() as world:

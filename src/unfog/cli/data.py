@@ -28,7 +28,7 @@ def wanted(
     value_range: str | None,
     max_bad: float | None,
 ) -> DataSpec:
-    """Return how training would read the data, from the options of ``app.check``.
+    """Return how training would read the data, from the options of ``commands.looking.check``.
 
     Raises:
         CommandError: if one of them is refused.
@@ -55,7 +55,7 @@ def _range_of(text: str | None) -> Range | None:
 
 
 def check(spec: DataSpec, split: str | None, *, as_json: bool) -> int:
-    """Check data; see ``app.check``."""
+    """Check data; see ``commands.looking.check``."""
     with refusing():
         found = [_examined(examiner) for examiner in examiners(spec, split)]
     if as_json:

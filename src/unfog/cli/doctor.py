@@ -16,10 +16,10 @@ from unfog.cli.errors import refusing
 from unfog.cli.sources import find_recipe
 from unfog.data.dataset import ArrayDataset
 from unfog.recipe.build import fit_to_data
+from unfog.recipe.card import DataCard
 from unfog.recipe.data import open_data
 from unfog.recipe.estimate import disk_of, memory_of, shapes_of
 from unfog.recipe.load import override
-from unfog.recipe.run import DataCard
 from unfog.recipe.schema import Recipe
 from unfog.recipe.soundness import (
     Finding,
@@ -39,7 +39,7 @@ _MARK = {Outcome.PASS: "pass", Outcome.FAIL: "FAIL", Outcome.SKIP: "skip"}
 
 
 def run(which: str | None, out: Path, *, compiled: bool, as_json: bool) -> int:
-    """Check; see ``app.doctor``."""
+    """Check; see ``commands.running.doctor``."""
     recipe = _small() if which is None else find_recipe(which).recipe
     began, findings = time.perf_counter(), []
     for finding in _findings(recipe, which is not None, out, compiled):
@@ -80,7 +80,7 @@ def _soundness(recipe: Recipe, chosen: bool, out: Path, compiled: bool) -> Itera
     try:
         dataset = open_data(recipe.data).train if chosen else _rectangles()
         card = DataCard.of(dataset.info)
-        subject = Subject(fit_to_data(recipe, card.shape, card.classes), dataset)
+        subject = Subject(fit_to_data(recipe, card), dataset)
     except (ValueError, OSError, ImportError) as error:
         yield Finding("training", Outcome.FAIL, str(error), "its checks need the data: bring them here first")
         return

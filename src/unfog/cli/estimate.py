@@ -12,8 +12,9 @@ from unfog.cli.console import duration, output, progress, show, table
 from unfog.cli.costs import cost_of, count
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.sources import Found, find_recipe
-from unfog.data.dataset import ArrayDataset
+from unfog.data.dataset import ArrayDataset, Dataset
 from unfog.recipe.build import fit_to_data
+from unfog.recipe.card import DataCard
 from unfog.recipe.data import open_data
 from unfog.recipe.estimate import (
     Activations,
@@ -29,8 +30,9 @@ from unfog.recipe.estimate import (
     training_flops,
     training_seconds,
 )
+from unfog.recipe.networks import classes_of
 from unfog.recipe.probe import activations, available_memory, matrix_rate, time_sampling, time_steps
-from unfog.recipe.run import DataCard, default_device
+from unfog.recipe.run import default_device
 from unfog.recipe.schema import Recipe
 from unfog.recipe.watch import preview_request
 
@@ -119,12 +121,12 @@ class Estimate:
 
 class _Material(NamedTuple):
     recipe: Recipe
-    dataset: ArrayDataset
+    dataset: Dataset
     notes: list[str]
 
 
 def run(which: str, settings: Sequence[str], *, batches: Sequence[int], seconds: float, as_json: bool) -> int:
-    """Estimate; see ``app.estimate``."""
+    """Estimate; see ``commands.running.estimate``."""
     if seconds < 0:
         raise CommandError(f"--probe: expected seconds, or 0 to measure nothing, got {seconds}")
     if wrong := [size for size in batches if size < 1]:
@@ -155,7 +157,7 @@ def _material(found: Found) -> _Material:
         notes = [f"the data cannot be opened, so noise of their shape stands in for them: {error}"]
     card = DataCard.of(dataset.info)
     with refusing():
-        return _Material(fit_to_data(recipe, card.shape, card.classes), dataset, notes)
+        return _Material(fit_to_data(recipe, card), dataset, notes)
 
 
 def _shape(recipe: Recipe) -> tuple[int, ...] | None:
@@ -163,8 +165,8 @@ def _shape(recipe: Recipe) -> tuple[int, ...] | None:
     return None if size is None else (recipe.data.channels or recipe.network.in_channels, size, size)
 
 
-def _noise(recipe: Recipe, shape: tuple[int, ...]) -> ArrayDataset:
-    classes = (recipe.network.num_classes or 1) if recipe.condition.classes else None
+def _noise(recipe: Recipe, shape: tuple[int, ...]) -> Dataset:
+    classes = (classes_of(recipe.network) or 1) if recipe.condition.classes else None
     pixels = np.random.default_rng(0).integers(0, 256, (_EXAMPLES, *shape), dtype=np.uint8)
     labels = None if classes is None else np.arange(_EXAMPLES) % classes
     names = None if classes is None else [str(k) for k in range(classes)]
@@ -199,7 +201,7 @@ def _estimate(material: _Material, batches: Sequence[int], seconds: float) -> Es
     )
 
 
-def _probe(recipe: Recipe, dataset: ArrayDataset, memory: Memory, flops: int, seconds: float) -> Probe:
+def _probe(recipe: Recipe, dataset: Dataset, memory: Memory, flops: int, seconds: float) -> Probe:
     progress().print(f"measuring for about {seconds:.0f} s", markup=False)
     kind = default_device().type
     available = available_memory()
@@ -208,7 +210,7 @@ def _probe(recipe: Recipe, dataset: ArrayDataset, memory: Memory, flops: int, se
     sampling = time_sampling(recipe, dataset, PICTURES, 0.2 * seconds)
     rate = matrix_rate(recipe.train.precision, min(1.0, 0.1 * seconds))
     step = Spread.of(steps.seconds)
-    shown = preview_request(recipe.network.num_classes or 0).count
+    shown = preview_request(classes_of(recipe.network) or 0).count
     room = available * (1 - _KEPT_FREE) / _OVERHEAD[kind] - memory.total
     return Probe(
         batch=steps.batch,

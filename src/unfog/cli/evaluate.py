@@ -3,23 +3,32 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
 
 from unfog.checkpoint import JSON, write_atomically
+from unfog.cli import classifier
 from unfog.cli.console import duration, number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.machine import machine
 from unfog.cli.options import Sampling
+from unfog.cli.score import features_named
 from unfog.cli.sources import open_run, run_settings, weights_of
 from unfog.cli.together import together
-from unfog.data.cache import cache_folder
+from unfog.data.shapes.scene import ATTRIBUTES
+from unfog.diffusion.nn.encoder import EncoderConfig
+from unfog.evaluation.adherence import Adherence, measure_adherence
+from unfog.evaluation.extractors import Extractor, Features, published
+from unfog.evaluation.features import FeatureCard
 from unfog.evaluation.measure import Measured, assist, measure
 from unfog.evaluation.report import ReportInputs, write_report
 from unfog.evaluation.scores import Missing
 from unfog.evaluation.tables import missing
+from unfog.evaluation.weights import feature_folder
 from unfog.metrics.interval import Score
+from unfog.pipeline import Pipeline
 from unfog.recipe.build import build_pipeline, build_task
 from unfog.recipe.data import Data
 from unfog.recipe.export import origin_of
@@ -31,15 +40,56 @@ from unfog.training.parallel import World
 REPORT, NUMBERS = "report.html", "evaluation.json"
 
 
-def run(folder: Path, sampling: Sampling, *, samples: int | None, seed: int | None, batch_size: int | None) -> int:
-    """Measure a run; see ``app.evaluate``."""
+class Judged(NamedTuple):
+    """In which features samples are compared.
+
+    Attributes:
+        features: by the names of ``extractors.Features``.
+        weights: of published features, instead of those in the cache.
+    """
+
+    features: str = Features.OWN.value
+    weights: Path | None = None
+
+    def extractor(self) -> Extractor | None:
+        """Return the published features, or None for the run's own.
+
+        Raises:
+            CommandError: if there are none, or their weights are missing.
+        """
+        which = features_named(self.features)
+        if which is Features.OWN:
+            if self.weights is not None:
+                raise CommandError("--weights goes with published features; own features are trained on the run's data")
+            return None
+        with refusing():
+            return published(which, self.weights, device=default_device())
+
+
+def run(
+    folder: Path,
+    sampling: Sampling,
+    judged: Judged | None = None,
+    *,
+    samples: int | None,
+    seed: int | None,
+    batch_size: int | None,
+) -> int:
+    """Measure a run; see ``commands.measuring.evaluate``."""
     with together() as world:
-        _run(world, folder, sampling, samples=samples, seed=seed, batch_size=batch_size)
+        _run(world, folder, sampling, judged or Judged(), samples=samples, seed=seed, batch_size=batch_size)
     return 0
 
 
 def _run(
-    world: World, folder: Path, sampling: Sampling, *, samples: int | None, seed: int | None, batch_size: int | None
+    world: World,
+    folder: Path,
+    sampling: Sampling,
+    judged: Judged,
+    *,
+    samples: int | None,
+    seed: int | None,
+    batch_size: int | None,
 ) -> None:
     opened = open_run(folder)
     config = opened.recipe.evaluation
@@ -52,11 +102,16 @@ def _run(
         )
         with world.in_turn():
             data = opened.data()
-    report_on(opened, data, sampling, config, world)
+    report_on(opened, data, sampling, config, world, judged.extractor() if world.leads else None)
 
 
 def report_on(
-    run: Run, data: Data, sampling: Sampling, config: EvaluationConfig | None = None, world: World | None = None
+    run: Run,
+    data: Data,
+    sampling: Sampling,
+    config: EvaluationConfig | None = None,
+    world: World | None = None,
+    features: Extractor | None = None,
 ) -> None:
     """Measure a run, write ``evaluation.json`` and ``report.html`` into its folder, and print the scores.
 
@@ -66,6 +121,7 @@ def report_on(
         sampling: how to sample, where it differs from the recipe.
         config: how much to measure; as the recipe has it unless given.
         world: the processes that draw the samples together; process 0 does the rest.
+        features: to compare samples in; own ones unless given.
 
     Raises:
         CommandError: if it cannot be measured; says why.
@@ -74,18 +130,23 @@ def report_on(
     recipe, config = run.recipe, config or run.recipe.evaluation
     with refusing():
         weights = run.weights(weights_of(sampling.average))
-        settings = run_settings(sampling, replace(recipe.sample, guidance=config.guidance), run, weights)
+        if isinstance(recipe.network, EncoderConfig):
+            if world.leads:
+                classifier.report(run, data.test, weights, seed=config.seed, batch_size=config.batch_size)
+            return
+        settings = run_settings(sampling, recipe.sample.with_guidance(config.guidance), run, weights)
     progress().print(f"drawing {config.samples} samples and measuring them", markup=False)
     with refusing():
         network = run.network(weights).to(default_device())
         card = run.manifest.data
-        pipeline = build_pipeline(replace(recipe, sample=settings), network, card.shape, card.classes)
+        pipeline = build_pipeline(replace(recipe, sample=settings), network, card)
         task = build_task(recipe, network)
     try:
         with refusing():
             if not world.leads:
                 assist(
                     pipeline,
+                    data.test,
                     samples=config.samples,
                     guidance=settings.guidance,
                     seed=config.seed,
@@ -102,10 +163,14 @@ def report_on(
                 guidance=settings.guidance,
                 seed=config.seed,
                 batch_size=config.batch_size,
-                cache=cache_folder() / "features",
+                cache=feature_folder(),
+                features=features,
                 world=world,
             )
+            adherence = _adherence(pipeline, data, config)
             numbers = {"origin": origin_of(run, weights), "machine": machine(), **measured.to_dict()}
+            if adherence is not None:
+                numbers["adherence"] = adherence.to_dict()
             write_atomically(run.folder / NUMBERS, json.dumps(numbers, indent=1).encode())
             inputs = ReportInputs(
                 title=f"{recipe.name}: {recipe.description}",
@@ -126,7 +191,37 @@ def report_on(
     except FloatingPointError as error:
         raise CommandError(str(error), status=1) from error
     _print(measured)
+    if adherence is not None:
+        _print_adherence(adherence)
     output().print(str(run.folder / REPORT), markup=False, soft_wrap=True)
+
+
+def _adherence(pipeline: Pipeline, data: Data, config: EvaluationConfig) -> Adherence | None:
+    """Return how far samples show the attributes that were asked for, where these can be read from a picture."""
+    if data.test.info.attributes != ATTRIBUTES or "attributes" not in pipeline.conditioner.null(1):
+        return None
+    return measure_adherence(
+        pipeline,
+        data.test,
+        samples=min(config.samples, len(data.test)),
+        guidance=config.guidance,
+        seed=config.seed,
+        batch_size=config.batch_size,
+    )
+
+
+def _print_adherence(found: Adherence) -> None:
+    listing = table("what was asked for", "shown", "by chance", "examples>")
+    rows = {"all attributes": found.named}
+    rows |= {f"all, {count} object{'s' * (count != '1')}": score for count, score in found.by_count.items()}
+    rows |= {} if found.binding is None else {"binding of two objects": found.binding}
+    chance = {"all attributes": found.chance.get("named"), "binding of two objects": found.chance.get("binding")}
+    for name, score in {**rows, **found.attributes}.items():
+        by_chance = chance.get(name, found.chance.get(name))
+        listing.add_row(name, _shown(score), "" if by_chance is None else _shown(by_chance), str(score.count))
+    show(f"attributes read from {found.samples} samples", listing)
+    errors = ", ".join(f"{name}: {_shown(error)}" for name, error in found.reading_error.items())
+    progress().print(f"share of real examples that are read wrongly: {errors}", markup=False, soft_wrap=True)
 
 
 def _settings(recipe: Recipe) -> dict[str, JSON]:
@@ -156,19 +251,23 @@ def _memory() -> dict[str, int]:
 def _print(measured: Measured) -> None:
     scores = measured.scores
     listing = table("score", "samples>", "real images>", "examples>")
-    rows: list[tuple[str, Score | Missing, Score | Missing | None]] = [
-        ("Fréchet distance (own features)", scores.samples.frechet, scores.floor.frechet),
+    whose = "own features" if isinstance(scores.features, FeatureCard | Missing) else scores.features.title
+    rows: list[tuple[str, Score | Missing | None, Score | Missing | None]] = [
+        (f"Fréchet distance ({whose})", scores.samples.frechet, scores.floor.frechet),
+        ("the same at infinite counts", scores.samples.limit, scores.floor.limit),
+        ("kernel distance", scores.samples.kernel, scores.floor.kernel),
         ("precision", scores.samples.precision, scores.floor.precision),
         ("recall", scores.samples.recall, scores.floor.recall),
         ("density", scores.samples.density, scores.floor.density),
         ("coverage", scores.samples.coverage, scores.floor.coverage),
+        ("Inception Score", scores.samples.inception, scores.floor.inception),
         ("copying (0.5 is none)", scores.copying, None),
     ]
     if not isinstance(scores.accuracy, Missing):
         rows.append(("classification accuracy score", scores.accuracy.score, scores.accuracy.yardstick))
     rows.append(("loss on held-out examples", measured.loss_test.network, None))
     for name, score, real in rows:
-        if not isinstance(score, Missing):
+        if isinstance(score, Score):
             listing.add_row(name, _shown(score), _shown(real) if isinstance(real, Score) else "", str(score.count))
     show(f"{measured.samples} samples, {measured.settings}", listing)
     for sentence in missing(scores):

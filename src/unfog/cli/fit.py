@@ -14,7 +14,7 @@ from unfog.recipe.fitted import FITTED, FittedCard, Gain, fixed_tables, store_fi
 def run(
     folder: Path, *, steps: int, guidance: float | None, average: str | None, seed: int, noises: int, batch_size: int
 ) -> int:
-    """Fit a sampler to a run; see ``app.fit_sampler``."""
+    """Fit a sampler to a run; see ``commands.measuring.fit_sampler``."""
     opened = open_run(folder)
     default = opened.recipe.sample
     scale = default.guidance if guidance is None else guidance

@@ -17,13 +17,13 @@ from unfog.cli.sources import find_recipe, find_value, open_run, settings_of
 from unfog.diffusion.learned import Learned
 from unfog.diffusion.schedule import Cosine, Schedule
 from unfog.evaluation.schedules import plot_schedules
-from unfog.pipeline import SampleSettings
 from unfog.recipe.build import schedule_of
 from unfog.recipe.load import dump
 from unfog.recipe.plain import encode
 from unfog.recipes import RECIPES
 from unfog.sampling.gaussian import DDIM
 from unfog.sampling.grid import TimeGrid, Trailing
+from unfog.sampling.request import SampleSettings
 from unfog.sampling.sampler import Sampler, TableSampler
 from unfog.sampling.table import Row
 from unfog.training.ema import Average
@@ -32,7 +32,7 @@ from unfog.training.ema import Average
 def schedule(
     which: str, settings: Sequence[str], points: int, *, beside: Sequence[str] = (), plot: Path | None = None
 ) -> int:
-    """Show schedules; see ``app.schedule``."""
+    """Show schedules; see ``commands.looking.schedule``."""
     if points < 2:
         raise CommandError(f"--points: expected at least 2, got {points}")
     found = [_schedule(which, settings), *(_schedule(other, ()) for other in beside)]
@@ -74,7 +74,7 @@ def _show_schedule(shown: Schedule, points: int) -> None:
 
 
 def sampler(which: str, settings: Sequence[str], *, schedule: str | None, grid: str | None, steps: int | None) -> int:
-    """Show a sampler; see ``app.sampler``."""
+    """Show a sampler; see ``commands.looking.sampler``."""
     if _is_recipe(which):
         _refuse(settings)
         default, curve = find_recipe(which).recipe.sample, _schedule(which, ())
@@ -108,7 +108,7 @@ def _add(listing: Table, index: int, row: Row) -> None:
 
 
 def network(which: str, settings: Sequence[str], *, depth: int, size: int | None) -> int:
-    """Show a network; see ``app.network``."""
+    """Show a network; see ``commands.looking.network``."""
     found = find_recipe(which, settings)
     height, width = _size(found.recipe.data.size, size, found.run.manifest.data.shape if found.run else None)
     with refusing():
@@ -126,7 +126,7 @@ def network(which: str, settings: Sequence[str], *, depth: int, size: int | None
 
 
 def run(folder: Path) -> int:
-    """Show a run; see ``app.inspect_run``."""
+    """Show a run; see ``commands.looking.inspect_run``."""
     opened = open_run(folder)
     with refusing():
         log = opened.log()

@@ -33,7 +33,7 @@ _PRECISIONS: Mapping[str, torch.dtype] = {
 
 
 def run(asked: Experiment, out: Path) -> int:
-    """Run samplers where everything is exact; see ``app.lab``."""
+    """Run samplers where everything is exact; see ``commands.measuring.lab``."""
     samplers = {name: sampler for sampler, name in values_of(Sampler, asked.samplers, "--samplers")}
     steps = counts_of(asked.steps, "--steps")
     order_steps = [] if asked.order_steps == "none" else counts_of(asked.order_steps, "--order-steps")

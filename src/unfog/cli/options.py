@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
+FLAG = Parameter(negative=())
+"""An option that is there or not, without a --no- form."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -12,12 +15,18 @@ class Sampling:
 
     Args:
         steps: steps of the grid of times.
-        sampler: ddpm, ddpm-beta, ddim, euler, heun, dpmpp, sde-dpmpp, or a mapping such as '{kind: ddim, eta: 0.5}';
-            'fitted' for the one that 'unfog fit-sampler' stored for so many steps.
+        sampler: ddpm, ddim, euler-ancestral, heun, dpmpp, dpmpp-3m, sde-dpmpp, deis, unipc, restart or any other that
+            docs/choosing-a-sampler.md tells of, or a mapping such as '{kind: ddim, eta: 0.5}'; 'fitted' for the one
+            that 'unfog fit-sampler' stored for so many steps.
         eta: how much noise ddim and dpmpp inject, from 0 for none to 1 for that of the reverse process.
         grid: trailing, leading, linspace, quadratic, log-snr-uniform, karras, or a mapping with such a kind.
         guidance: scale of classifier-free guidance: null + scale (conditional - null); 1 is none.
         guidance_w: the same in the other published convention, (1 + w) conditional - w null; 0 is none.
+        interval: noise levels sigma / alpha, lowest,highest such as 0.2,3, between which there is guidance; 'none' for
+            all.
+        rescale: how far the spread of guided estimates is brought back to that of conditional ones, from 0 to 1.
+        classifier_scale: scale of guidance by a classifier of noisy data, with 'unfog sample --classifier'; 0 is none.
+        weak_scale: scale of guidance away from a weaker model, with 'unfog sample --weak'; 1 is none.
         bounds: how estimates are kept within the data's range after guidance: none, clip, dynamic-threshold, or a
             mapping such as '{kind: dynamic_threshold, percentile: 0.99}'.
         average: which weights: 'last' for those of the last step, or an average that the run keeps, as its train.ema
@@ -30,6 +39,10 @@ class Sampling:
     grid: str | None = None
     guidance: float | None = None
     guidance_w: float | None = None
+    interval: str | None = None
+    rescale: float | None = None
+    classifier_scale: float | None = None
+    weak_scale: float | None = None
     bounds: str | None = None
     average: str | None = None
 
@@ -99,3 +112,29 @@ class Experiment:
     seed: int = 0
     order_steps: str = "40,80,160,320"
     shown: int | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """What pictures are scored against, and in which features.
+
+    Args:
+        against: the real pictures: a folder, a file, a known name such as mnist, or 'hf:owner/name'.
+        split: of the real pictures; own features are trained on the training split and compared with the test split.
+        features: own (a network that is trained on the real pictures), inception (whose Fréchet distance is FID),
+            inception-tf (the same with TensorFlow's resize), dinov2, dinov2-base, clip, clip-large.
+        count: how many of each set are scored, a random choice; all of them unless given, and of a run as many as its
+            recipe evaluates.
+        size: side of the square that all pictures are brought to; published features take any.
+        channels: 1 for grey, 3 for colour.
+        background: the colour on which transparent pixels are composited.
+    """
+
+    against: str
+    split: str = "train"
+    features: str = "own"
+    count: int | None = None
+    size: int | None = None
+    channels: int | None = None
+    background: str = "white"

@@ -1,22 +1,25 @@
 """``unfog sample``."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.progress import Progress
 
+from unfog.checkpoint import JSON
+from unfog.cli.conditions import Known, attributes_of, condition_of, label_number
 from unfog.cli.console import output, progress
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.options import Sampling
 from unfog.cli.sources import open_run, run_settings, weights_of
 from unfog.cli.together import together
-from unfog.pipeline import Pipeline, SampleRequest, Samples
-from unfog.recipe.errors import did_you_mean
+from unfog.pipeline import Pipeline, Samples
+from unfog.recipe.build import build_classifier
 from unfog.recipe.export import GRID, Record, file_names, origin_of, read_record, save_images
-from unfog.recipe.run import Run, StoredWeights, Weights
+from unfog.recipe.run import Run, StoredWeights, Weights, default_device
+from unfog.sampling.request import SampleRequest
 from unfog.training.parallel import World
 
 
@@ -29,15 +32,34 @@ class Wanted:
     seed: int | None
     first: int | None
     sampling: Sampling
+    attributes: tuple[str, ...] = ()
+    negative: str | None = None
+    also: tuple[str, ...] = ()
 
 
-def run(folder: Path, wanted: Wanted, *, batch_size: int, again: Path | None, out: Path | None) -> int:
-    """Draw samples; see ``app.sample``."""
+@dataclass(frozen=True)
+class Guides:
+    """Runs of the models that guide; None where there is none."""
+
+    classifier: Path | None = None
+    weak: Path | None = None
+
+
+def run(folder: Path, wanted: Wanted, guides: Guides, *, batch_size: int, again: Path | None, out: Path | None) -> int:
+    """Draw samples; see ``commands.running.sample``."""
     with together() as world:
-        return _run(world, folder, wanted, batch_size, again, out)
+        return _run(world, folder, wanted, guides, batch_size, again, out)
 
 
-def _run(world: World, folder: Path, wanted: Wanted, batch_size: int, again: Path | None, out: Path | None) -> int:
+def _run(
+    world: World,
+    folder: Path,
+    wanted: Wanted,
+    guides: Guides,
+    batch_size: int,
+    again: Path | None,
+    out: Path | None,
+) -> int:
     opened = open_run(folder)
     record = None if again is None else _recorded(again, wanted)
     with refusing():
@@ -48,21 +70,30 @@ def _run(world: World, folder: Path, wanted: Wanted, batch_size: int, again: Pat
             weights = _same_weights(opened, record, again)
             request = record.request
         request = replace(request, batch_size=batch_size)
-        pipeline = opened.pipeline(weights)
+        pipeline, origins = _guided(opened.pipeline(weights), guides)
+        if record is not None and again is not None:
+            _require_same_guides(record, origins, again)
         target = world.led(lambda: _folder(opened, request, out))
     began = time.perf_counter()
     samples = _draw(pipeline, request, world)
     if samples is None:
         return 0
     seconds = time.perf_counter() - began
-    paths = save_images(samples, target, classes=pipeline.classes, origin=origin_of(opened, weights))
+    paths = save_images(samples, target, classes=pipeline.classes, origin={**origin_of(opened, weights), **origins})
     progress().print(
         f"{request.count} sample{'s' if request.count > 1 else ''} in {seconds:.1f} s "
         f"({samples.settings.cost} each), from step {weights.step} "
         f"({weights.group})",
         markup=False,
     )
-    if paths[0].suffix == ".npy":
+    if samples.latent:
+        progress().print(
+            f"a sample is a code of a picture: a NumPy array {tuple(samples.x[0].shape)} of float32, to be decoded by "
+            "the autoencoder that the model was trained with, and a JSON file that tells how it was made",
+            markup=False,
+            soft_wrap=True,
+        )
+    elif paths[0].suffix == ".npy":
         progress().print(
             f"a sample of {len(samples.x[0])} channels is a NumPy array (C, H, W) of uint8, with a JSON file that "
             f"tells how it was made; {GRID} has a row for each sample and a column for each channel",
@@ -73,12 +104,51 @@ def _run(world: World, folder: Path, wanted: Wanted, batch_size: int, again: Pat
     return 0
 
 
+def _guided(pipeline: Pipeline, guides: Guides) -> tuple[Pipeline, dict[str, JSON]]:
+    """Return a pipeline with the models that guide, and which ones they are."""
+    origins: dict[str, JSON] = {}
+    if guides.classifier is not None:
+        opened = open_run(guides.classifier)
+        weights = opened.weights()
+        network = opened.network(weights).to(default_device())
+        pipeline = pipeline.guided(classifier=build_classifier(opened.recipe, network))
+        origins["classifier"] = origin_of(opened, weights)
+    if guides.weak is not None:
+        opened = open_run(guides.weak)
+        weights = opened.weights()
+        pipeline = pipeline.guided(weak=opened.pipeline(weights).denoiser)
+        origins["weak"] = origin_of(opened, weights)
+    return pipeline, origins
+
+
+def _require_same_guides(record: Record, origins: Mapping[str, JSON], path: Path) -> None:
+    """Refuse to make a sample again with other models to guide it, or without them."""
+    for name in ("classifier", "weak"):
+        made, given = record.origin.get(name), origins.get(name)
+        if made is None and given is not None:
+            raise CommandError(f"--{name}: {path} was made without one; leave it out")
+        if isinstance(made, dict) and made.get("sha256") != (given.get("sha256") if isinstance(given, dict) else None):
+            which = f"{made.get('weights')} of step {made.get('step')} of the run {made.get('run')!r}"
+            raise CommandError(f"{path} was guided by {which}: give that run as --{name}")
+
+
 def _request(run: Run, wanted: Wanted, weights: StoredWeights) -> SampleRequest:
     count = 64 if wanted.count is None else wanted.count
     settings = run_settings(wanted.sampling, run.recipe.sample, run, weights)
+    data = run.manifest.data
+    known = Known(
+        data.classes if run.recipe.condition.classes else (), data.attributes if run.recipe.condition.attributes else ()
+    )
     with refusing():
         return SampleRequest(
-            count, labels_for(run, wanted.labels, max(count, 0)), wanted.seed or 0, wanted.first or 0, settings
+            count,
+            labels_for(run, wanted.labels, max(count, 0)),
+            wanted.seed or 0,
+            wanted.first or 0,
+            settings,
+            attributes=attributes_of(wanted.attributes, known),
+            negative=None if wanted.negative is None else condition_of(wanted.negative, known, "--negative"),
+            also=tuple(condition_of(text, known, "--also") for text in wanted.also),
         )
 
 
@@ -95,22 +165,8 @@ def labels_for(run: Run, given: Sequence[str], count: int) -> list[int] | None:
         raise CommandError(f"--label: {run.folder} was trained without classes; leave it out")
     if not given or given == ("all",):
         return [k % len(classes) for k in range(count)]
-    numbers = [_number(label, classes) for label in given]
+    numbers = [label_number(label, classes, "--label") for label in given]
     return [numbers[k % len(numbers)] for k in range(count)]
-
-
-def _number(label: str, classes: Sequence[str]) -> int:
-    """Return the number of a class; a name goes before a number."""
-    if label in classes:
-        return classes.index(label)
-    if label.isdecimal() and int(label) < len(classes):
-        return int(label)
-    listed = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-    hint = did_you_mean(label, classes)
-    raise CommandError(
-        f"--label: expected a number from 0 to {len(classes) - 1}, one of {listed}, or alone 'all' or 'none'; "
-        f"got {label!r}{hint}"
-    )
 
 
 def _recorded(path: Path, wanted: Wanted) -> Record:
@@ -139,7 +195,8 @@ def _folder(run: Run, request: SampleRequest, out: Path | None) -> Path:
         home = run.folder / "samples"
         numbers = [int(path.name) for path in home.iterdir() if path.name.isdecimal()] if home.is_dir() else []
         return home / f"{max(numbers, default=0) + 1:04d}"
-    names = [GRID, *file_names(run.manifest.data.shape[0], request)]
+    latent = run.manifest.data.latent
+    names = [*([] if latent else [GRID]), *file_names(run.manifest.data.shape[0], request, latent=latent)]
     there = [name for name in names if (out / name).exists()]
     if there:
         raise CommandError(f"{out / there[0]} exists already: give another folder with --out")
@@ -162,4 +219,4 @@ def _draw(pipeline: Pipeline, request: SampleRequest, world: World) -> Samples |
     except FloatingPointError as error:
         raise CommandError(str(error), status=1) from error
     drawn = world.gathered(torch.cat(finished) if finished else None, request.count)
-    return None if drawn is None else Samples(drawn, request, request.settings or pipeline.settings)
+    return None if drawn is None else Samples(drawn, request, request.settings or pipeline.settings, pipeline.latent)

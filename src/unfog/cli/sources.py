@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.options import Sampling
-from unfog.pipeline import SampleSettings
 from unfog.recipe.errors import RecipeError
 from unfog.recipe.fitted import FITTED, find_fitted
 from unfog.recipe.load import load, override, parse
@@ -18,6 +17,7 @@ from unfog.recipes import RECIPES, named
 from unfog.sampling.grid import TimeGrid
 from unfog.sampling.guidance.bounds import Bounds
 from unfog.sampling.guidance.classifier_free import scale_from_w
+from unfog.sampling.request import SampleSettings
 from unfog.sampling.sampler import Sampler
 from unfog.training.ema import Average
 
@@ -95,8 +95,20 @@ def settings_of(given: Sampling, default: SampleSettings) -> SampleSettings:
         sampler = _with_eta(sampler, given.eta)
     grid = default.grid if given.grid is None else find_value(TimeGrid, given.grid, (), "--grid")
     bounds = default.bounds if given.bounds is None else _bounds(given.bounds)
+    steps = default.steps if given.steps is None else given.steps
     with refusing():
-        return SampleSettings(sampler, grid, default.steps if given.steps is None else given.steps, guidance, bounds)
+        guided = default.with_guidance(guidance)
+        return replace(
+            guided,
+            sampler=sampler,
+            grid=grid,
+            steps=steps,
+            bounds=bounds,
+            interval=guided.interval if given.interval is None else _interval(given.interval),
+            rescale=guided.rescale if given.rescale is None else given.rescale,
+            classifier=guided.classifier if given.classifier_scale is None else given.classifier_scale,
+            weak=guided.weak if given.weak_scale is None else given.weak_scale,
+        )
 
 
 def run_settings(given: Sampling, default: SampleSettings, run: Run, weights: StoredWeights) -> SampleSettings:
@@ -119,6 +131,16 @@ def run_settings(given: Sampling, default: SampleSettings, run: Run, weights: St
     wanted = settings_of(replace(given, sampler=None), default)
     with refusing():
         return find_fitted(run, wanted, weights).settings
+
+
+def _interval(given: str) -> tuple[float, float] | None:
+    if given.strip().lower() == "none":
+        return None
+    try:
+        low, high = (float(part) for part in given.split(","))
+    except ValueError as error:
+        raise CommandError(f"--interval: expected lowest,highest such as 0.2,3, or none; got {given!r}") from error
+    return low, high
 
 
 def _bounds(which: str) -> Bounds | None:

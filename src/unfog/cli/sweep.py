@@ -28,7 +28,6 @@ from unfog.evaluation.sweep import (
     Judge,
     Point,
     accurate_solution,
-    comparison_of,
     draw,
     injects_noise,
     measure_setting,
@@ -39,7 +38,7 @@ from unfog.evaluation.sweep import (
 from unfog.evaluation.sweep_chart import draw_sweep
 from unfog.evaluation.tables import counted
 from unfog.metrics.interval import Score
-from unfog.pipeline import Pipeline, SampleSettings
+from unfog.pipeline import Pipeline
 from unfog.recipe.data import Data
 from unfog.recipe.export import origin_of
 from unfog.recipe.fitted import FITTED, find_fitted
@@ -47,6 +46,7 @@ from unfog.recipe.plain import encode
 from unfog.recipe.run import Run, StoredWeights
 from unfog.sampling.grid import TimeGrid, Trailing
 from unfog.sampling.multistep import DPMSolverPP2M
+from unfog.sampling.request import SampleSettings
 from unfog.sampling.sampler import Sampler
 from unfog.training.parallel import World
 
@@ -54,7 +54,7 @@ PICTURE = "sweep.png"
 
 
 def run(folder: Path, asked: Sweeping, *, out: Path | None, dry_run: bool) -> int:
-    """Measure many settings; see ``app.sweep``."""
+    """Measure many settings; see ``commands.measuring.sweep``."""
     if World.of_environment().size > 1:
         raise CommandError("unfog sweep runs in one process; start it without torchrun")
     opened = open_run(folder)
@@ -109,11 +109,11 @@ def settings_asked(run: Run, asked: Sweeping, weights: StoredWeights) -> list[Se
     made = []
     for scale in [own.guidance] if asked.guidance is None else _scales(asked.guidance):
         for (grid, grid_name), (sampler, name), count in product(grids, samplers, steps):
-            settings = replace(own, sampler=sampler, grid=grid, steps=count, guidance=scale)
+            settings = replace(own.with_guidance(scale), sampler=sampler, grid=grid, steps=count)
             made.append(Setting(settings, (name, grid_name), _written(settings)))
         for count in steps if FITTED in items else ():
             with refusing():
-                settings = find_fitted(run, replace(own, steps=count, guidance=scale), weights).settings
+                settings = find_fitted(run, replace(own.with_guidance(scale), steps=count), weights).settings
             made.append(Setting(settings, (FITTED, "its own"), _written(settings)))
     return made
 
@@ -242,7 +242,7 @@ class _Sweep:
         return list(dict.fromkeys(one.guidance for one in settings if not injects_noise(one, schedule)))
 
     def _calls_of_accurate(self, scale: float) -> int:
-        settings = replace(self.accurate, guidance=scale)
+        settings = self.accurate.with_guidance(scale)
         half = replace(settings, steps=settings.steps // 2)
         return self.amount.noises * (settings.evaluations + half.evaluations)
 
@@ -264,7 +264,7 @@ class _Sweep:
         path = self._place(scale)
         if (solved := _read(path)) is None:
             progress().print(f"solving {self.amount.noises} noises accurately at guidance {scale:g}", markup=False)
-            solved = accurate_solution(self.pipeline, replace(self.accurate, guidance=scale), self.amount)
+            solved = accurate_solution(self.pipeline, self.accurate.with_guidance(scale), self.amount)
             told = {"error": json.dumps(asdict(solved.error)), "seconds": str(solved.seconds)}
             write_tensors(path, {"x": solved.x}, told)
         self.book.here["accurate"][f"{scale:g}"] = {"error": asdict(solved.error), "seconds": solved.seconds}
@@ -304,7 +304,7 @@ def _floor(here: Mapping[str, Any]) -> Comparison | Missing:
     stored = here["floor"]
     if stored is None:
         return Missing("no samples were asked for")
-    return Missing(**stored) if "reason" in stored else comparison_of(stored)
+    return Missing(**stored) if "reason" in stored else Comparison.from_dict(stored)
 
 
 def _listing(points: Sequence[Point], floor: Comparison | Missing) -> Table:

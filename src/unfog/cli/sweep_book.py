@@ -17,7 +17,7 @@ from unfog.data.cache import cache_folder
 from unfog.diffusion.checks import require
 from unfog.evaluation.sweep import Point
 from unfog.evaluation.tables import counted
-from unfog.pipeline import SampleSettings
+from unfog.sampling.request import SampleSettings
 
 NUMBERS = "sweep.json"
 FORMAT = 1

@@ -15,9 +15,10 @@ from unfog.cli.sources import find_recipe
 from unfog.cli.together import said_once, together
 from unfog.data.dataset import DataInfo
 from unfog.recipe.build import fit_to_data
+from unfog.recipe.card import DataCard
 from unfog.recipe.data import Data, open_data
 from unfog.recipe.load import dump
-from unfog.recipe.run import MANIFEST, DataCard, Run
+from unfog.recipe.run import MANIFEST, Run
 from unfog.recipe.schema import Recipe
 from unfog.recipe.train import train
 from unfog.training.optim import learning_rate
@@ -28,7 +29,7 @@ from unfog.training.trainer import NonFiniteError
 
 
 def run(which: str, settings: Sequence[str], out: Path | None, *, resume: bool, dry_run: bool, report: bool) -> int:
-    """Train; see ``app.train``."""
+    """Train; see ``commands.running.train``."""
     with together() as world:
         return _run(world, which, settings, out, resume=resume, dry_run=dry_run, report=report)
 
@@ -88,7 +89,7 @@ def _created(folder: Path, recipe: Recipe, data: Data, command: str) -> Run:
 
 def _fitted(recipe: Recipe, info: DataInfo) -> Recipe:
     card = DataCard.of(info)
-    return fit_to_data(recipe, card.shape, card.classes)
+    return fit_to_data(recipe, card)
 
 
 def _show(recipe: Recipe, data: Data) -> None:

@@ -91,6 +91,24 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Attribute:
+    """Something that can be named of an example, and the values that it can have.
+
+    Attributes:
+        name: what is named.
+        values: names of the values; value ``i`` is ``values[i]``, and ``none`` stands for none of them.
+    """
+
+    name: str
+    values: tuple[str, ...]
+
+    @property
+    def none(self) -> int:
+        """The number of an attribute that an example does not have, or that is not named: ``len(values)``."""
+        return len(self.values)
+
+
+@dataclass(frozen=True)
 class DataInfo:
     """What a data set holds.
 
@@ -104,7 +122,9 @@ class DataInfo:
             format, so statistics of a set may be filed under it.
         report: which pictures could not be read.
         notices: what a reader of the results should know, such as how a test part was carved.
-        captioned: number of examples with a caption; ``ArrayDataset.captions`` returns them.
+        captioned: number of examples with a caption; the set's method ``captions`` returns them.
+        attributes: what can be named of an example beside its class; ``gather`` returns field ``attributes``,
+            ``(B, len(attributes))`` int64, column ``i`` in 0 .. ``attributes[i].none``. Empty without them.
     """
 
     name: str
@@ -115,6 +135,7 @@ class DataInfo:
     report: Report
     notices: tuple[str, ...] = ()
     captioned: int = 0
+    attributes: tuple[Attribute, ...] = ()
 
     @property
     def channels(self) -> int:

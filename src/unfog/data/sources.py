@@ -2,6 +2,7 @@
 
 ===========================  ==========================================================================
 ``digits``                   scikit-learn's digits
+``shapes``, ``shapes:...``   scenes of coloured shapes, drawn when they are asked for
 ``hf:owner/name``            a data set of the Hugging Face hub
 ``*.parquet``, folder of     Hugging Face parquet files
 ``*.tar``, folder of         WebDataset shards; ``train-{000..012}.tar`` names several
@@ -27,10 +28,14 @@ from numpy.typing import NDArray
 
 from unfog.data import arrays, digits, folder, hub, parquet, shards
 from unfog.data.cache import materialize
-from unfog.data.dataset import ArrayDataset, Origin, Report
+from unfog.data.dataset import ArrayDataset, Dataset, Origin, Report
 from unfog.data.gate import MAX_BAD, require_few_bad
 from unfog.data.image import PICTURE_CHANNELS, Policy, Range, Size, colour
 from unfog.data.rows import Transform
+from unfog.data.shapes.dataset import open_shapes
+from unfog.data.shapes.dataset import splits_of as shapes_splits
+from unfog.data.shapes.options import NAME as SHAPES
+from unfog.data.shapes.options import is_shapes, read_options
 from unfog.data.source import Source, Splits
 from unfog.data.split import choose, held_out, limited
 
@@ -47,7 +52,8 @@ class DataSpec:
     """Which pictures to read, and what to make of each.
 
     Attributes:
-        path: a folder, a file, ``digits``, ``hf:owner/name``, or the name of a folder in one of ``search_folders()``.
+        path: a folder, a file, ``digits``, ``shapes``, ``hf:owner/name``, or the name of a folder
+            in one of ``search_folders()``.
         split: ``train``, ``test``, ``valid``, or another split that the source has.
         size: side length, or (height, width): the largest centred box of that shape, resized with Lanczos.
             None keeps the pictures as they are, which must then all have one size.
@@ -113,7 +119,7 @@ class DataSpec:
         return Transform(self.height_width, self.channels, Policy(colour(self.background), self.value_range))
 
 
-def open_dataset(spec: DataSpec) -> ArrayDataset:
+def open_dataset(spec: DataSpec) -> Dataset:
     """Open a data set: find it, decode it unless that was done before, and describe it.
 
     Raises:
@@ -126,7 +132,7 @@ def open_dataset(spec: DataSpec) -> ArrayDataset:
     return dataset
 
 
-def open_parts(spec: DataSpec, holdout: float) -> tuple[ArrayDataset, ArrayDataset]:
+def open_parts(spec: DataSpec, holdout: float) -> tuple[Dataset, Dataset]:
     """Open the training and the test part of a data set.
 
     Where the source has a test split, each of the two splits must hold few bad pictures; where a part of the training
@@ -153,8 +159,10 @@ def open_parts(spec: DataSpec, holdout: float) -> tuple[ArrayDataset, ArrayDatas
     return train, test
 
 
-def _opened(splits: Splits, spec: DataSpec) -> ArrayDataset:
+def _opened(splits: Splits, spec: DataSpec) -> Dataset:
     choice = choose(splits, spec.split, spec.holdout, repr(spec.path))
+    if is_shapes(spec.path) and choice.key is not None:
+        return open_shapes(read_options(spec.path), choice.key, spec.height_width, limit=spec.limit, raw=spec.raw)
     source = splits[choice.key]()
     ids = np.arange(source.count, dtype=np.int64)
     notices = source.notices
@@ -197,6 +205,7 @@ def _captions(source: Source, kept: NDArray[np.int64]) -> tuple[str | None, ...]
 
 class _Kind(Enum):
     DIGITS = "scikit-learn's digits"
+    SHAPES = "a set of drawn shapes"
     HUB = "a data set of the hub"
     PARQUET = "parquet files"
     SHARDS = "WebDataset shards"
@@ -216,7 +225,8 @@ def open_splits(spec: DataSpec) -> Splits:
     for option, value, used in (
         ("image_column", spec.image_column, tables),
         ("label_column", spec.label_column, tables),
-        ("value_range", spec.value_range, kind is not _Kind.DIGITS),
+        ("value_range", spec.value_range, kind not in (_Kind.DIGITS, _Kind.SHAPES)),
+        ("channels", spec.channels, kind is not _Kind.SHAPES or spec.channels == 3),
     ):
         if value is not None and not used:
             raise ValueError(f"{spec.path!r} is {kind.value}, to which {option}={value!r} means nothing: leave it out")
@@ -228,6 +238,8 @@ def open_splits(spec: DataSpec) -> Splits:
     match kind:
         case _Kind.DIGITS:
             return digits.splits_of()
+        case _Kind.SHAPES:
+            return shapes_splits(read_options(spec.path), spec.height_width)
         case _Kind.HUB:
             return hub.splits_of(spec.path.removeprefix(hub.PREFIX), spec.image_column, spec.label_column)
         case _Kind.PARQUET:
@@ -249,6 +261,8 @@ def _shards(given: str, path: Path) -> list[Path]:
 def _recognised(given: str) -> tuple[_Kind, Path]:
     if given == digits.NAME:
         return _Kind.DIGITS, Path()
+    if is_shapes(given):
+        return _Kind.SHAPES, Path()
     if given.startswith(hub.PREFIX):
         return _Kind.HUB, Path()
     if shards.is_pattern(given):
@@ -305,7 +319,7 @@ def _nowhere(given: str, path: Path, places: Iterable[Path]) -> str:
     looked = [path.absolute(), *(place.absolute() / given for place in places)]
     lines = [f"no data set {given!r}; looked at: {', '.join(str(place) for place in looked)}"]
     around = [place for place in (path.parent, *places) if place.is_dir()]
-    present = {entry.name for place in around for entry in place.iterdir()} | {digits.NAME}
+    present = {entry.name for place in around for entry in place.iterdir()} | {digits.NAME, SHAPES}
     near = difflib.get_close_matches(path.name, sorted(present))
     if near:
         lines.append(f"similar names: {', '.join(near)}")
@@ -313,5 +327,7 @@ def _nowhere(given: str, path: Path, places: Iterable[Path]) -> str:
     if known:
         lines.append(f"to read it from the Hugging Face hub: {known}")
     elif not near:
-        lines.append("give a folder or file, 'digits', or hf:owner/name; or name its parent folder in UNFOG_DATA")
+        lines.append(
+            "give a folder or file, 'digits', 'shapes', or hf:owner/name; or name its parent folder in UNFOG_DATA"
+        )
     return "; ".join(lines)

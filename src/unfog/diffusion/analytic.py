@@ -76,6 +76,10 @@ class Analytic(Denoiser):
         """Return the log-density of ``x_t`` at time t in nats, ``(B,)``."""
         return self._responsibilities(x_t, t, cond)[2].logsumexp(1)
 
+    def log_posterior(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the log-probability of each component given ``x_t``, ``(B, K)``: the exact classifier."""
+        return self._responsibilities(x_t, t, None)[2].log_softmax(1)
+
     def _responsibilities(self, x_t: Tensor, t: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor, Tensor]:
         schedule = self.process.schedule
         scales = (align(f(t).to(x_t), x_t) for f in (schedule.alpha, schedule.sigma))

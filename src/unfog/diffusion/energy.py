@@ -73,20 +73,23 @@ class Gradient(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, **cond: Tensor) -> Tensor:
         """Return minus the gradient with respect to ``x``, in its shape and dtype."""
         again = torch.is_grad_enabled()
-        with torch.inference_mode(False), torch.enable_grad(), _kernels(again):
-            point = x if again and x.requires_grad else _recordable(x).detach().requires_grad_()
-            given = {name: _recordable(value) for name, value in cond.items()}
-            energy: Tensor = self.scalar(point, _recordable(c_noise), **given)
+        with torch.inference_mode(False), torch.enable_grad(), kernels(again):
+            point = x if again and x.requires_grad else recordable(x).detach().requires_grad_()
+            given = {name: recordable(value) for name, value in cond.items()}
+            energy: Tensor = self.scalar(point, recordable(c_noise), **given)
             (gradient,) = torch.autograd.grad(energy.sum(), point, create_graph=again)
             return -gradient if again else -gradient.detach()
 
 
-def _recordable(tensor: Tensor) -> Tensor:
-    # What was made in inference mode cannot be kept for a backward pass; a copy made outside of it can.
+def recordable(tensor: Tensor) -> Tensor:
+    """Return a tensor that may be kept for a backward pass; to be called outside of inference mode.
+
+    What was made in inference mode cannot be kept; a copy made outside of it can.
+    """
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _kernels(again: bool) -> AbstractContextManager[None]:
+def kernels(again: bool) -> AbstractContextManager[None]:
     """Return the context in which attention can be differentiated twice: fused kernels cannot (torch 2.13)."""
     return cast(AbstractContextManager[None], sdpa_kernel(SDPBackend.MATH)) if again else nullcontext()
 

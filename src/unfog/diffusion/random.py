@@ -40,6 +40,7 @@ class Purpose(IntEnum):
     AUGMENT = 5
     DEQUANTIZE = 6
     SCRATCH = 7
+    PARTS = 8
 
 
 def seed_of(*parts: int | str) -> int:

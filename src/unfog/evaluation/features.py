@@ -29,6 +29,7 @@ from unfog.data.loader import ShuffledBatches
 from unfog.data.order import permutation
 from unfog.diffusion.checks import require
 from unfog.diffusion.random import seed_of
+from unfog.evaluation.card import ExtractorCard
 from unfog.evaluation.classifier import (
     Budget,
     FeatureNetwork,
@@ -226,6 +227,22 @@ class FeatureExtractor:
     card: FeatureCard
     network: FeatureNetwork
 
+    @property
+    def identity(self) -> ExtractorCard:
+        """What metric cards say of the network."""
+        return ExtractorCard(
+            name=self.card.name,
+            sha256=self.card.sha256,
+            resize="none",
+            value_range="x / 127.5 - 1",
+            channels=str(self.card.channels),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.network.head.weight.device
+
     def __call__(self, images: Tensor) -> Tensor:
         """Return the features of images, one row each.
 
@@ -251,10 +268,12 @@ class FeatureExtractor:
         chosen = torch.arange(len(dataset)) if ids is None else ids
         return torch.cat([self(dataset.gather(piece)["x0"]) for piece in pieces(chosen)])
 
+    def logits(self, features: Tensor) -> None:
+        """Return None: the Inception Score is defined by another network."""
+
     @torch.inference_mode()
     def _features(self, x: Tensor) -> Tensor:
-        device = self.network.head.weight.device
-        return self.network.features(x.to(device)).cpu()
+        return self.network.features(x.to(self.device)).cpu()
 
 
 def obstacle(dataset: Dataset, config: FeatureConfig | None = None) -> str | None:

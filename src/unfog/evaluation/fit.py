@@ -30,13 +30,14 @@ from unfog.diffusion.schedule import Schedule
 from unfog.evaluation.sweep import distances
 from unfog.evaluation.tuning import Numbers, Trajectories, distances_of, improved, mean_distance
 from unfog.metrics.interval import Score, mean
-from unfog.pipeline import Pipeline, SampleSettings
+from unfog.pipeline import Pipeline
 from unfog.sampling.conditioning.conditioner import Label
 from unfog.sampling.fitted import Fitted
 from unfog.sampling.grid import LogSNRUniform
 from unfog.sampling.guidance.bounds import Bounded, Bounds
 from unfog.sampling.guidance.classifier_free import ClassifierFree
 from unfog.sampling.multistep import DPMSolverPP2M
+from unfog.sampling.request import SampleSettings
 from unfog.sampling.sampler import TableSampler, sample
 from unfog.sampling.table import Row
 

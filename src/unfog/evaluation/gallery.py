@@ -16,8 +16,9 @@ from unfog.diffusion.random import Rng
 from unfog.diffusion.shapes import align
 from unfog.images import PNG_CHANNELS, png_bytes
 from unfog.metrics.neighbours import Neighbours, nearest_neighbours
-from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
+from unfog.pipeline import Pipeline
 from unfog.sampling.conditioning.conditioner import Label
+from unfog.sampling.request import SampleRequest, SampleSettings
 
 SCALES = (0.0, 1.0, 2.0, 3.0, 5.0)
 """Guidance scales that are shown side by side."""
@@ -227,7 +228,7 @@ def by_guidance(pipeline: Pipeline, seed: int) -> Gallery | None:
         return None
     drawn = []
     for scale in SCALES:
-        request = SampleRequest(len(classes), classes, seed, settings=replace(pipeline.settings, guidance=scale))
+        request = SampleRequest(len(classes), classes, seed, settings=pipeline.settings.with_guidance(scale))
         drawn.append(to_uint8(pipeline.sample(request).x).cpu())
     rows = []
     for k, label in enumerate(classes):
@@ -303,7 +304,7 @@ def visible(denoiser: Denoiser, states: Tensor, times: Tensor) -> Tensor:
 
 def unguided(settings: SampleSettings) -> SampleSettings:
     """Return the settings without guidance, which samples without a class need."""
-    return replace(settings, guidance=1.0)
+    return settings.with_guidance(1.0)
 
 
 def short(value: float) -> str:

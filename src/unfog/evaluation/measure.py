@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,13 +14,18 @@ from unfog.data.dataset import Dataset, to_uint8
 from unfog.diffusion.checks import require
 from unfog.diffusion.denoiser import NetworkDenoiser
 from unfog.evaluation.accuracy import AccuracyReport
+from unfog.evaluation.asking import asked_like
+from unfog.evaluation.card import Card, ExtractorCard
 from unfog.evaluation.classifier import Budget
+from unfog.evaluation.extractors import Extractor
 from unfog.evaluation.features import FeatureCard, FeatureConfig, feature_extractor, obstacle
 from unfog.evaluation.loss import ExpectedLoss, LossCurve, expected_loss, loss_by_level
-from unfog.evaluation.scores import Comparison, Missing, Resemblance, Scores, evaluate
+from unfog.evaluation.reference import Remembering
+from unfog.evaluation.scores import Comparison, Missing, Resemblance, Scores, evaluate, score_of
 from unfog.metrics.interval import Score
-from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
+from unfog.pipeline import Pipeline
 from unfog.sampling.conditioning.conditioner import Label
+from unfog.sampling.request import SampleRequest, SampleSettings
 from unfog.tasks.denoising import Denoising
 from unfog.training.parallel import World
 
@@ -114,7 +119,11 @@ class Measured:
         """
         if self.images is not None:
             return self.images[list(numbers)]
-        settings = replace(pipeline.settings, guidance=self.guidance)
+        require(
+            not pipeline.attributes,
+            "the images of a model that was told attributes, which are not kept here: measure it again",
+        )
+        settings = pipeline.settings.with_guidance(self.guidance)
         requests = [SampleRequest(1, self.label_of(k), self.seed, k, settings) for k in numbers]
         return torch.cat([to_uint8(pipeline.sample(request).x).cpu() for request in requests])
 
@@ -131,6 +140,7 @@ def measure(
     batch_size: int,
     cache: Path,
     effort: Effort | None = None,
+    features: Extractor | None = None,
     world: World | None = None,
 ) -> Measured:
     """Draw samples evenly over the classes and measure them, and measure the loss of the network that drew them.
@@ -149,8 +159,9 @@ def measure(
         guidance: scale of guidance; 1 for a model without classes.
         seed: of the samples and of everything that is drawn at random.
         batch_size: samples at a time; it changes speed and memory only.
-        cache: folder in which the feature network of the training set is kept.
+        cache: folder in which the feature network of the training set, or its features in another, are kept.
         effort: how much is spent on measuring.
+        features: to compare in; those of a network that is made from the training set unless given.
         world: the processes that draw together; one alone unless given.
 
     Raises:
@@ -164,14 +175,19 @@ def measure(
     sampled = Denoising(
         denoiser, pipeline.conditioner, task.times, task.weight, coupling=task.coupling, variance=task.variance
     )
-    settings = replace(pipeline.settings, guidance=guidance)
-    labels, classes = _labels(pipeline, samples)
+    settings = pipeline.settings.with_guidance(guidance)
+    request, classes = requested(pipeline, test, settings, samples, seed, batch_size)
+    labels = None if request.labels is None else torch.tensor(request.labels)
     began = time.perf_counter()
-    images = draw(pipeline, settings, labels, samples, seed, batch_size, world)
+    images = draw(pipeline, request, world)
     drawn = time.perf_counter()
     device = next(denoiser.parameters(), images).device
-    why = obstacle(train, effort.features)
-    extractor = Missing(why) if why else feature_extractor(train, cache, effort.features, device=device)
+    extractor: Extractor | Missing
+    if features is not None:
+        extractor = Remembering(features, cache)
+    else:
+        why = obstacle(train, effort.features)
+        extractor = Missing(why) if why else feature_extractor(train, cache, effort.features, device=device)
     scores = evaluate(
         images, labels, train, test, extractor, budget=effort.budget, seed=seed, resamples=effort.resamples
     )
@@ -196,38 +212,35 @@ def measure(
     )
 
 
-def assist(pipeline: Pipeline, *, samples: int, guidance: float, seed: int, batch_size: int, world: World) -> None:
+def assist(
+    pipeline: Pipeline, test: Dataset, *, samples: int, guidance: float, seed: int, batch_size: int, world: World
+) -> None:
     """Draw this process's part of what process 0 measures; the arguments are those of ``measure``."""
-    settings = replace(pipeline.settings, guidance=guidance)
-    draw(pipeline, settings, _labels(pipeline, samples)[0], samples, seed, batch_size, world)
+    settings = pipeline.settings.with_guidance(guidance)
+    draw(pipeline, requested(pipeline, test, settings, samples, seed, batch_size)[0], world)
 
 
-def _labels(pipeline: Pipeline, samples: int) -> tuple[Tensor | None, int]:
-    """Return a class for each sample, evenly, and how many classes there are."""
+def requested(
+    pipeline: Pipeline, test: Dataset, settings: SampleSettings, samples: int, seed: int, batch_size: int
+) -> tuple[SampleRequest, int]:
+    """Return what is drawn, and over how many classes evenly: attributes are those of test examples, and no classes."""
+    require(samples >= 1, f"at least 1 sample, got {samples}")
+    if "attributes" in pipeline.conditioner.null(1):
+        asked = asked_like(pipeline, test, samples, settings=settings, seed=seed, batch_size=batch_size)
+        return asked, 0
     classes = pipeline.conditioner.classes if isinstance(pipeline.conditioner, Label) else 0
-    return torch.arange(samples) % classes if classes else None, classes
+    labels = [k % classes for k in range(samples)] if classes else None
+    return SampleRequest(samples, labels, seed, 0, settings, batch_size), classes
 
 
-def draw(
-    pipeline: Pipeline,
-    settings: SampleSettings,
-    labels: Tensor | None,
-    count: int,
-    seed: int,
-    batch_size: int,
-    world: World | None = None,
-) -> Tensor:
+def draw(pipeline: Pipeline, request: SampleRequest, world: World | None = None) -> Tensor:
     """Draw samples as they would be saved: ``(count, C, H, W)`` uint8 on the CPU.
 
     Samples are brought to 8 bits batch by batch, so that only one batch is held as floats.
 
     Args:
         pipeline: what draws.
-        settings: of the sampler.
-        labels: ``(count,)`` classes, or None for samples without.
-        count: how many.
-        seed: sample k is a pure function of the seed, of k and of its label.
-        batch_size: samples at a time.
+        request: which samples.
         world: the processes that draw together, each a contiguous part, and all of which call this; one alone unless
             given.
 
@@ -238,21 +251,26 @@ def draw(
         ValueError: if the model cannot do what is asked.
         FloatingPointError: if a sample is not finite.
     """
-    require(count >= 1, f"at least 1 sample, got {count}")
-    request = SampleRequest(count, None if labels is None else labels.tolist(), seed, 0, settings, batch_size)
     world = world or World.alone()
-    start, stop = world.part(count)
+    start, stop = world.part(request.count)
     previews = pipeline.stream(request.part(start, stop)) if start < stop else iter(())
     drawn = [to_uint8(preview.step.x).cpu() for preview in previews if preview.finished]
-    images = world.gathered(torch.cat(drawn) if drawn else None, count)
+    images = world.gathered(torch.cat(drawn) if drawn else None, request.count)
     return torch.empty(0, dtype=torch.uint8) if images is None else images
 
 
 def describe(settings: SampleSettings) -> str:
     """Say in words how samples are drawn."""
     number = f"{settings.steps} step" + ("s" if settings.steps > 1 else "")
-    bounds = "" if settings.bounds is None else f", {worded(settings.bounds)}"
-    return f"{worded(settings.sampler)} on {worded(settings.grid)}, {number}, guidance {settings.guidance:g}{bounds}"
+    told = [worded(settings.sampler) + f" on {worded(settings.grid)}", number, f"guidance {settings.guidance:g}"]
+    if settings.interval is not None:
+        told.append("noise levels {:g} to {:g}".format(*settings.interval))
+    for name, usual in (("rescale", 0.0), ("classifier", 0.0), ("weak", 1.0)):
+        if getattr(settings, name) != usual:
+            told.append(f"{name} {getattr(settings, name):g}")
+    if settings.bounds is not None:
+        told.append(worded(settings.bounds))
+    return ", ".join(told)
 
 
 def worded(value: Any) -> str:
@@ -271,25 +289,24 @@ def worded(value: Any) -> str:
 
 def _scores(stored: Mapping[str, Any]) -> Scores:
     """Return the scores that ``Scores.to_dict`` turned into a dictionary."""
-    comparisons = {
-        name: Comparison(**{part: _or_missing(_score, value) for part, value in stored[name].items()})
-        for name in ("samples", "floor")
-    }
+    card = stored.get("card")
     made = {
-        "features": _or_missing(FeatureCard.from_dict, stored["features"]),
-        "copying": _or_missing(_score, stored["copying"]),
+        **{name: Comparison.from_dict(stored[name]) for name in ("samples", "floor")},
+        "features": _or_missing(_features, stored["features"]),
+        "copying": score_of(stored["copying"]),
         "nearest": tuple(Resemblance(**item) for item in stored["nearest"]),
         "accuracy": _or_missing(_accuracy, stored["accuracy"]),
+        "card": None if card is None else Card.from_dict(card),
     }
-    return Scores(**{**stored, **comparisons, **made})
+    return Scores(**{**stored, **made})
 
 
 def _or_missing(make: Callable[[dict[str, Any]], Made], stored: dict[str, Any]) -> Made | Missing:
     return Missing(**stored) if "reason" in stored else make(stored)
 
 
-def _score(stored: Mapping[str, Any]) -> Score:
-    return Score(**stored)
+def _features(stored: dict[str, Any]) -> FeatureCard | ExtractorCard:
+    return FeatureCard.from_dict(stored) if "pretext" in stored else ExtractorCard(**stored)
 
 
 def _accuracy(stored: Mapping[str, Any]) -> AccuracyReport:

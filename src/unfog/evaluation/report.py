@@ -22,7 +22,8 @@ from unfog.evaluation.loss import evaluating
 from unfog.evaluation.measure import Measured, describe, worded
 from unfog.evaluation.plots import Record
 from unfog.evaluation.svg import Chart
-from unfog.pipeline import Pipeline, SampleRequest
+from unfog.pipeline import Pipeline
+from unfog.sampling.request import SampleRequest
 from unfog.sampling.sampler import TableSampler
 from unfog.tasks.denoising import Denoising
 

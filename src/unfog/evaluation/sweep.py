@@ -27,11 +27,13 @@ from unfog.diffusion.process import Gaussian
 from unfog.diffusion.random import Rng, seed_of
 from unfog.diffusion.schedule import Schedule
 from unfog.evaluation.features import FeatureConfig, FeatureExtractor, feature_extractor, obstacle
-from unfog.evaluation.scores import Comparison, Missing, compare
+from unfog.evaluation.scores import Comparison, Missing, classes_of, compare, score_of
 from unfog.metrics.frechet import Moments, frechet_distance
+from unfog.metrics.frechet_limit import Strata
 from unfog.metrics.interval import LEVEL, Score, mean
-from unfog.pipeline import Pipeline, SampleRequest, SampleSettings
+from unfog.pipeline import Pipeline
 from unfog.sampling.conditioning.conditioner import Label
+from unfog.sampling.request import SampleRequest, SampleSettings
 from unfog.sampling.sampler import sample
 
 RULE = (
@@ -105,7 +107,7 @@ class Point:
     @staticmethod
     def from_dict(stored: Mapping[str, Any]) -> "Point":
         """Return the point that ``to_dict`` turned into a dictionary."""
-        made = {"distance": score_of(stored["distance"]), "quality": comparison_of(stored["quality"])}
+        made = {"distance": score_of(stored["distance"]), "quality": Comparison.from_dict(stored["quality"])}
         return Point(**{**stored, **made, "draws": tuple(stored["draws"])})
 
 
@@ -235,6 +237,7 @@ class Judge:
     Attributes:
         extractor: makes the features.
         held_out: ``(count, D)`` features of test examples.
+        classes: ``(count,)`` their classes; None where the data have none.
         floor: what as many real training examples get, which the feature network has not seen either.
         seed: of the bootstraps.
         resamples: of each bootstrap.
@@ -242,6 +245,7 @@ class Judge:
 
     extractor: FeatureExtractor
     held_out: Tensor
+    classes: Tensor | None
     floor: Comparison
     seed: int
     resamples: int
@@ -269,18 +273,25 @@ class Judge:
         count = min(amount.samples, len(test), len(unseen))
         # Sets are often sorted by class, so not the first ones.
         chosen = torch.from_numpy(permutation(len(test), seed_of("sweep", amount.seed), 0)[:count])
-        held_out, name = extractor.of(test, chosen), extractor.card.name
-        floor = compare(held_out, extractor.of(train, unseen[:count]), name, amount.seed, amount.resamples)
-        return Judge(extractor, held_out, floor, amount.seed, amount.resamples)
+        held_out = extractor.of(test, chosen)
+        classes, ids = classes_of(test, chosen), unseen[:count]
+        strata = Strata(classes, classes_of(train, ids))
+        floor = compare(held_out, extractor.of(train, ids), extractor.identity, amount.seed, strata=strata)
+        return Judge(extractor, held_out, classes, floor, amount.seed, amount.resamples)
 
-    def compared(self, pixels: Tensor) -> tuple[Comparison, tuple[float, ...]]:
-        """Compare samples ``(N, C, H, W)`` uint8 with as many held-out examples.
+    def compared(self, pixels: Tensor, labels: Sequence[int] | None) -> tuple[Comparison, tuple[float, ...]]:
+        """Compare samples with as many held-out examples.
+
+        Args:
+            pixels: ``(N, C, H, W)`` uint8.
+            labels: the class that each was drawn for; None without.
 
         Returns:
             The comparison, and Fréchet distances of resampled ones: those of ``Point.draws``.
         """
         features, held_out = self.extractor(pixels[: len(self.held_out)]).double(), self.held_out.double()
-        found = compare(held_out, features, self.extractor.card.name, self.seed, self.resamples)
+        strata = Strata(self.classes, None if labels is None else torch.tensor(labels[: len(features)]))
+        found = compare(held_out, features, self.extractor.identity, self.seed, strata=strata)
         if isinstance(found.frechet, Missing):
             return found, ()
         generator = torch.Generator().manual_seed(seed_of("sweep", "draws", self.seed))
@@ -322,7 +333,11 @@ def measure_setting(
         distance = accurate
     else:
         distance = mean(distances(drawn.x, accurate.x), note=f"{amount.noises} noises of seed {amount.seed}")
-    quality, draws = (Comparison.without(judge), ()) if isinstance(judge, Missing) else judge.compared(drawn.pixels)
+    request = request_for(pipeline, settings, amount, amount.total)
+    labels = request.labels if isinstance(request.labels, Sequence) else None
+    quality, draws = (
+        (Comparison.without(judge), ()) if isinstance(judge, Missing) else judge.compared(drawn.pixels, labels)
+    )
     return Point(
         sampler=names[0],
         grid=names[1],
@@ -378,13 +393,3 @@ def undominated(points: Sequence[Point]) -> list[Point]:
 def _with_frechet(points: Sequence[Point]) -> list[tuple[Score, Point]]:
     scored = [(point.quality.frechet, point) for point in points]
     return [(score, point) for score, point in scored if isinstance(score, Score)]
-
-
-def score_of(stored: Mapping[str, Any]) -> Score | Missing:
-    """Return the score, or the reason why there is none, that was written as a dictionary."""
-    return Missing(**stored) if "reason" in stored else Score(**stored)
-
-
-def comparison_of(stored: Mapping[str, Any]) -> Comparison:
-    """Return the comparison that was written as a dictionary."""
-    return Comparison(**{name: score_of(value) for name, value in stored.items()})

@@ -1,10 +1,11 @@
 """Words and numbers of a report: scores with as many digits as they deserve, settings as a tree, the metrics."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from unfog.evaluation.accuracy import AccuracyReport
+from unfog.evaluation.card import NAMES, Card, require_comparable
 from unfog.evaluation.features import FeatureCard
 from unfog.evaluation.measure import Measured
 from unfog.evaluation.scores import Comparison, Missing, Scores
@@ -42,12 +43,25 @@ class Bar(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """The section on metrics; ``card`` is None where there is no feature network."""
+    """The section on metrics.
+
+    Attributes:
+        rows: of the table.
+        bars: accuracy by class.
+        network: name of the feature network; None where there is none.
+        card: how that was made, if it was made from these data.
+        card_accuracy: at what it was made for.
+        conditions: the metric card, by the names of its fields.
+        notes: how each number was made.
+        missing: what could not be formed.
+    """
 
     rows: tuple[Metric, ...]
     bars: tuple[Bar, ...]
+    network: str | None
     card: FeatureCard | None
     card_accuracy: str
+    conditions: Mapping[str, str]
     notes: tuple[str, ...]
     missing: tuple[str, ...]
 
@@ -136,7 +150,7 @@ def headlines(measured: Measured | None) -> list[Headline]:
         return []
     scores = measured.scores
     made: list[Headline] = []
-    if isinstance(scores.features, FeatureCard):
+    if not isinstance(scores.features, Missing):
         made += _feature_headlines(scores.samples, scores.floor, scores.features.name)
     if isinstance(scores.accuracy, AccuracyReport):
         made.append(_accuracy_headline(scores.accuracy))
@@ -219,7 +233,59 @@ def metrics(measured: Measured | None) -> Metrics | None:
     notes = tuple(dict.fromkeys(score.note for score in judged if isinstance(score, Score) and score.note))
     card = scores.features if isinstance(scores.features, FeatureCard) else None
     right = "" if card is None else spoken(card.accuracy, percent=True)
-    return Metrics(tuple(rows), tuple(bars), card, right, notes, missing(scores))
+    network = None if isinstance(scores.features, Missing) else scores.features.name
+    conditions = {} if scores.card is None else told_card(scores.card)
+    return Metrics(tuple(rows), tuple(bars), network, card, right, conditions, notes, missing(scores))
+
+
+def told_card(card: Card) -> dict[str, str]:
+    """Return what a card says, by the names of its fields."""
+    return {NAMES[name].removeprefix("the "): str(value) for name, value in card.to_dict().items()}
+
+
+class Compared(NamedTuple):
+    """What was measured of one set of samples, and under which conditions."""
+
+    card: Card
+    scores: Comparison
+
+
+COLUMNS = (
+    ("Fréchet distance", "frechet", False),
+    ("at infinite counts", "limit", False),
+    ("kernel distance", "kernel", False),
+    ("precision", "precision", True),
+    ("recall", "recall", True),
+    ("density", "density", False),
+    ("coverage", "coverage", True),
+    ("Inception Score", "inception", False),
+)
+"""Scores of a comparison: what they are called, their field, and whether they are shares."""
+
+
+def side_by_side(sets: Mapping[str, Compared], *, varying: Collection[str] = ()) -> list[tuple[str, ...]]:
+    """Return a table of several sets of samples: its head, and a row for each.
+
+    Args:
+        sets: by their names; at least one.
+        varying: fields of the card in which they differ on purpose.
+
+    Returns:
+        Cells; a score that is missing everywhere has no column.
+
+    Raises:
+        IncomparableError: if they were measured under different conditions; says in what.
+    """
+    require_comparable({name: one.card for name, one in sets.items()}, varying=varying)
+    shown = [
+        column for column in COLUMNS if any(isinstance(getattr(one.scores, column[1]), Score) for one in sets.values())
+    ]
+    table = [("samples", *(name for name, _, _ in shown))]
+    for name, one in sets.items():
+        scores = [(getattr(one.scores, field), percent) for _, field, percent in shown]
+        cells = (spoken(score, percent=percent) if isinstance(score, Score) else "–" for score, percent in scores)
+        table.append((name, *cells))
+    return table
 
 
 def _comparisons(measured: Measured) -> Iterator[Metric]:
@@ -231,6 +297,21 @@ def _comparisons(measured: Measured) -> Iterator[Metric]:
             "frechet",
             False,
             "Squared distance between the features of the samples and of test images, each set taken as one Gaussian.",
+        ),
+        (
+            "Fréchet distance at infinite counts",
+            "lower",
+            "limit",
+            False,
+            "The same without its bias, which is larger the fewer the images: an estimate of the distance between the "
+            "distributions, which may come out below 0 where they are alike.",
+        ),
+        (
+            "Kernel distance",
+            "lower",
+            "kernel",
+            False,
+            "Squared maximum mean discrepancy of the features, unbiased; it may come out below 0 likewise.",
         ),
         ("Precision", "higher", "precision", True, "Share of the samples that lie among the test images: realism."),
         ("Recall", "higher", "recall", True, "Share of the test images that lie among the samples: variety."),
@@ -250,9 +331,16 @@ def _comparisons(measured: Measured) -> Iterator[Metric]:
             "Share of the test images with a sample in their neighbourhood: variety, less moved by outliers than "
             "recall.",
         ),
+        (
+            "Inception Score",
+            "higher",
+            "inception",
+            False,
+            "How sure the published classifier is of each sample, and how evenly it names all its classes.",
+        ),
     ):
         score, floor = getattr(ours, field), getattr(real, field)
-        if isinstance(score, Missing) or isinstance(floor, Missing):
+        if not (isinstance(score, Score) and isinstance(floor, Score)):
             continue
         texts = (spoken(score, percent=percent), spoken(floor, percent=percent))
         yield Metric(name, better, *texts, f"{score.count:,}", definition)

@@ -15,6 +15,7 @@ computing sample variances", 1979.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -114,21 +115,34 @@ def frechet_distance(a: Moments, b: Moments, *, allow_singular: bool = False) ->
             f"{count} examples in {dim} dimensions give a singular covariance and a misleading distance: "
             f"use at least {dim + 1} examples, features of fewer dimensions, or allow_singular=True"
         )
-    overlap = torch.linalg.svdvals(_root(a.covariance) @ _root(b.covariance)).sum()
+    overlap = torch.linalg.svdvals(roots(a.covariance).root @ roots(b.covariance).root).sum()
+    return distance_at(a, b, overlap)
+
+
+def distance_at(a: Moments, b: Moments, overlap: Tensor) -> float:
+    """Return the distance of two Gaussians whose trace of the root of the product of covariances is ``overlap``."""
     shift = a.mean - b.mean
     distance = shift @ shift + a.covariance.trace() + b.covariance.trace() - 2 * overlap
     # A squared distance; rounding alone can put it below zero.
     return max(float(distance), 0.0)
 
 
-def _root(covariance: Tensor) -> Tensor:
-    """Return the symmetric square root of a positive semi-definite matrix ``(D, D)``."""
+class Roots(NamedTuple):
+    """Symmetric square root of a covariance ``(D, D)``, and the pseudo-inverse of that root."""
+
+    root: Tensor
+    inverse: Tensor
+
+
+def roots(covariance: Tensor) -> Roots:
+    """Return the roots of a positive semi-definite matrix ``(D, D)``; what is zero within rounding stays zero."""
     values, vectors = torch.linalg.eigh(covariance)
     # Below the rounding error of the decomposition an eigenvalue is zero; its root would be 1e-8, not 1e-16.
     floor = values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
-    roots = torch.where(values > floor, values, 0).sqrt()
-    root: Tensor = (vectors * roots) @ vectors.T
-    return root
+    kept = values > floor
+    scales = torch.where(kept, values, 0).sqrt()
+    inverses = torch.where(kept, values, torch.inf).rsqrt()
+    return Roots((vectors * scales) @ vectors.T, (vectors * inverses) @ vectors.T)
 
 
 def _check_same_dimension(a: Moments, b: Moments) -> None:

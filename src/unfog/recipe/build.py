@@ -1,6 +1,5 @@
 """From a recipe to modules."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,47 +9,55 @@ from unfog.diffusion.checks import require
 from unfog.diffusion.denoiser import NetworkDenoiser
 from unfog.diffusion.energy import Gradient, InnerProduct
 from unfog.diffusion.learned import Learned, ScheduledNetwork
-from unfog.diffusion.nn.dit import DiT, DiTConfig
+from unfog.diffusion.nn.encoder import EncoderConfig
 from unfog.diffusion.nn.uncertainty import WithUncertainty
-from unfog.diffusion.nn.unet import UNet, UNetConfig
 from unfog.diffusion.parameterization import Eps
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.schedule import Schedule
 from unfog.diffusion.times import LogUniform
 from unfog.diffusion.weighting import Constant, Uncertainty
 from unfog.pipeline import Pipeline
+from unfog.recipe.card import DataCard
+from unfog.recipe.networks import DenoiserConfig, build_network
 from unfog.recipe.schema import Recipe
 from unfog.sampling.codec.codec import Identity
-from unfog.sampling.conditioning.conditioner import Conditioner, Label, Unconditional
+from unfog.sampling.conditioning.conditioner import Attributes, Combined, Conditioner, Label, Unconditional
+from unfog.sampling.guidance.classifier import NetworkClassifier
 from unfog.tasks.bound import Bound
 from unfog.tasks.denoising import Denoising
+from unfog.tasks.noisy_classification import NoisyClassification
 from unfog.tasks.task import Task
 
 
-def fit_to_data(recipe: Recipe, shape: Sequence[int], classes: Sequence[str] | None) -> Recipe:
-    """Return the recipe with the network's channels and classes set to those of the data.
-
-    Args:
-        recipe: the run.
-        shape: of one example, ``(C, H, W)``.
-        classes: names of the classes; None or none for data without labels.
+def fit_to_data(recipe: Recipe, card: DataCard) -> Recipe:
+    """Return the recipe with the network's channels, classes and attributes set to those of the data.
 
     Raises:
-        ValueError: if the recipe asks for classes that the data do not have.
+        ValueError: if the recipe asks for classes or attributes that the data do not have.
     """
+    condition = recipe.condition
     require(
-        not recipe.condition.classes or bool(classes),
+        not condition.classes or bool(card.classes),
         "data with labels, which these have not: give a folder per class, or set condition.classes=false",
     )
-    channels, count = shape[0], len(classes or ()) if recipe.condition.classes else None
+    require(
+        not condition.attributes or bool(card.attributes),
+        "data with attributes, which these have not: set condition.attributes=false; data.path=shapes has some",
+    )
+    channels = card.shape[0]
+    if isinstance(recipe.network, EncoderConfig):
+        _, height, width = card.shape
+        encoder = replace(recipe.network, in_channels=channels, classes=len(card.classes), size=(height, width))
+        return replace(recipe, network=encoder)
     out = channels * (2 if recipe.variance.learned else 1)
-    network = replace(recipe.network, in_channels=channels, out_channels=out, num_classes=count)
+    network = replace(
+        recipe.network,
+        in_channels=channels,
+        out_channels=out,
+        num_classes=len(card.classes) if condition.classes else None,
+        attributes=tuple(len(attribute.values) for attribute in card.attributes) if condition.attributes else (),
+    )
     return replace(recipe, network=network)
-
-
-def build_network(config: UNetConfig | DiTConfig) -> nn.Module:
-    """Return a fresh network; its weights are drawn from torch's generator."""
-    return UNet(config) if isinstance(config, UNetConfig) else DiT(config)
 
 
 def build_model(recipe: Recipe) -> nn.Module:
@@ -70,18 +77,61 @@ def schedule_of(recipe: Recipe, model: nn.Module) -> Schedule:
 
 def build_denoiser(recipe: Recipe, model: nn.Module) -> NetworkDenoiser:
     """Return the denoiser of a model, its schedule being as it is now."""
+    _denoising(recipe)
     process = Gaussian(schedule_of(recipe, model))
     return NetworkDenoiser(model, process, recipe.parameterization, learned_variance=recipe.variance.learned)
 
 
 def build_conditioner(recipe: Recipe) -> Conditioner:
     """Return the conditioner of a recipe that was fitted to its data."""
-    classes = recipe.network.num_classes
-    return Unconditional() if classes is None else Label(classes, recipe.condition.dropout)
+    network, condition = _denoising(recipe), recipe.condition
+    classes, sizes = network.num_classes, network.attributes
+    if classes is not None and sizes:
+        # Dropped by themselves only as far as single attributes are: the dropout of the whole is that of both.
+        parts = [Label(classes, condition.dropout_each), Attributes(sizes, 0.0, condition.dropout_each)]
+        return Combined(parts, condition.dropout)
+    if sizes:
+        return Attributes(sizes, condition.dropout, condition.dropout_each)
+    return Unconditional() if classes is None else Label(classes, condition.dropout)
+
+
+def _denoising(recipe: Recipe) -> DenoiserConfig:
+    """Return the configuration of a network that is a denoiser.
+
+    Raises:
+        ValueError: if it is a classifier.
+    """
+    require(
+        not isinstance(recipe.network, EncoderConfig),
+        "a model to sample from, got a classifier of noisy data, which guides another one: unfog sample RUN "
+        "--classifier CLASSIFIER --classifier-scale 2",
+    )
+    assert not isinstance(recipe.network, EncoderConfig)
+    return recipe.network
+
+
+def build_classifier(recipe: Recipe, model: nn.Module) -> NetworkClassifier:
+    """Return the classifier of noisy data that a model is.
+
+    Raises:
+        ValueError: if it is a denoiser.
+    """
+    config = recipe.network
+    require(isinstance(config, EncoderConfig), "a classifier of noisy data, got a model to sample from")
+    assert isinstance(config, EncoderConfig)
+    return NetworkClassifier(model, Gaussian(recipe.schedule), config.classes, recipe.parameterization)
 
 
 def build_training(recipe: Recipe, model: nn.Module) -> Task:
     """Return what the trainer optimises: with a schedule that is learned the variational bound."""
+    if isinstance(recipe.network, EncoderConfig):
+        return NoisyClassification(
+            model,
+            recipe.network.classes,
+            Gaussian(recipe.schedule),
+            recipe.times,
+            parameterization=recipe.parameterization,
+        )
     if isinstance(model, ScheduledNetwork):
         return Bound(model, recipe.parameterization, build_conditioner(recipe), recipe.times)
     return build_task(recipe, model)
@@ -107,14 +157,15 @@ def build_task(recipe: Recipe, model: nn.Module) -> Denoising:
     )
 
 
-def build_pipeline(recipe: Recipe, model: nn.Module, shape: Sequence[int], classes: Sequence[str]) -> Pipeline:
+def build_pipeline(recipe: Recipe, model: nn.Module, card: DataCard) -> Pipeline:
     """Return a pipeline around a model.
 
     Args:
         recipe: the run that the network comes from.
         model: its weights.
-        shape: of one example, ``(C, H, W)``.
-        classes: names of the classes.
+        card: of the data that it learned from.
     """
-    denoiser = build_denoiser(recipe, model)
-    return Pipeline(denoiser, build_conditioner(recipe), Identity(), shape, recipe.sample, classes)
+    denoiser, conditioner = build_denoiser(recipe, model), build_conditioner(recipe)
+    made = Pipeline(denoiser, conditioner, Identity(), card.shape, recipe.sample, card.classes, card.attributes)
+    made.latent = card.latent
+    return made

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from unfog.data.dataset import ArrayDataset
+from unfog.data.dataset import Dataset
 from unfog.data.sources import DataSpec, open_parts
 from unfog.recipe.schema import DataConfig
 
@@ -10,8 +10,8 @@ from unfog.recipe.schema import DataConfig
 class Data(NamedTuple):
     """The two parts."""
 
-    train: ArrayDataset
-    test: ArrayDataset
+    train: Dataset
+    test: Dataset
 
 
 def open_data(config: DataConfig, *, labelled: bool = False) -> Data:
@@ -26,7 +26,8 @@ def open_data(config: DataConfig, *, labelled: bool = False) -> Data:
 
     Raises:
         ValueError: if there are no such data, or they cannot be read as the configuration says, or more than
-            ``config.max_bad`` of the pictures cannot be read, or the two parts do not go together.
+            ``config.max_bad`` of the pictures cannot be read, or the two parts do not go together, or pictures with
+            attributes are to be mirrored.
         ImportError: if a library that they need is missing.
     """
     spec = DataSpec(
@@ -39,6 +40,11 @@ def open_data(config: DataConfig, *, labelled: bool = False) -> Data:
         max_bad=config.max_bad,
     )
     data = Data(*open_parts(spec, config.holdout))
+    if config.flip and data.train.info.attributes:
+        raise ValueError(
+            f"data.flip=true would mirror the pictures of {config.path} and not their attributes, such as left and "
+            "right; set data.flip=false"
+        )
     _require_alike(data, config.path, labelled=labelled)
     return data
 

@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from unfog.diffusion.checks import require
-from unfog.recipe.build import build_network
+from unfog.diffusion.nn.encoder import EncoderConfig
+from unfog.recipe.networks import build_network
 from unfog.recipe.schema import Recipe
 from unfog.training.ema import Power
 
@@ -164,7 +165,11 @@ def shapes_of(recipe: Recipe) -> nn.Module:
 def stand_ins(recipe: Recipe, height: int, width: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return stand-ins for what the network takes: one image, its noise level, its condition."""
     network = recipe.network
+    if isinstance(network, EncoderConfig):
+        return torch.zeros(1, network.in_channels, height, width), torch.zeros(1), {}
     cond = {} if network.num_classes is None else {"label": torch.zeros(1, dtype=torch.int64)}
+    if network.attributes:
+        cond["attributes"] = torch.zeros(1, len(network.attributes), dtype=torch.int64)
     if network.vector_dim is not None:
         cond["vector"] = torch.zeros(1, network.vector_dim)
     return torch.zeros(1, network.in_channels, height, width), torch.zeros(1), cond

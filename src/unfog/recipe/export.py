@@ -7,7 +7,7 @@ with its record beside it as JSON.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +17,10 @@ import torch
 
 from unfog.checkpoint import JSON
 from unfog.images import PNG_CHANNELS, read_png_text, tile, write_array, write_png
-from unfog.pipeline import SampleRequest, Samples, SampleSettings
+from unfog.pipeline import Samples
 from unfog.recipe.plain import decode, encode
 from unfog.recipe.run import Run, StoredWeights
+from unfog.sampling.request import Condition, SampleRequest, SampleSettings
 
 KEYWORD = "unfog"
 """Keyword of the text in a PNG file."""
@@ -55,9 +56,9 @@ def origin_of(run: Run, weights: StoredWeights) -> dict[str, JSON]:
     }
 
 
-def file_names(channels: int, request: SampleRequest) -> list[str]:
-    """Return the names of the files that ``save_images`` writes for samples: ``000000.png`` and so on, or ``.npy``."""
-    suffix = ".png" if channels in PNG_CHANNELS else ".npy"
+def file_names(channels: int, request: SampleRequest, *, latent: bool = False) -> list[str]:
+    """Return the names of the files that samples are written to: ``000000.png`` and so on, or ``.npy``."""
+    suffix = ".png" if channels in PNG_CHANNELS and not latent else ".npy"
     return [f"{request.first + k:06d}{suffix}" for k in range(request.count)]
 
 
@@ -66,10 +67,11 @@ def save_images(
 ) -> list[Path]:
     """Write each sample as ``000000.png`` and so on, and a grid of them as ``grid.png``.
 
-    Samples of other than 1, 3 or 4 channels are written as ``000000.npy``, each with its record in ``000000.json``.
+    Samples of other than 1, 3 or 4 channels are written as ``000000.npy``, each with its record in ``000000.json``. So
+    are latents, their numbers as they are and as float32, and without a grid.
 
     Args:
-        samples: pictures ``(N, C, H, W)``.
+        samples: pictures or latents ``(N, C, H, W)``.
         folder: made if it is not there; files of the same names are replaced.
         classes: names of the classes.
         origin: which model made them, from ``origin_of``.
@@ -77,6 +79,8 @@ def save_images(
     Returns:
         The files of the samples, and the grid last.
     """
+    if samples.latent:
+        return _save_latents(samples, folder, classes, origin)
     paths = [folder / name for name in file_names(samples.x.shape[1], samples.request)]
     for k, (image, path) in enumerate(zip(samples.x, paths, strict=True)):
         record = _text(samples, k, 1, classes, origin)
@@ -87,6 +91,15 @@ def save_images(
     grid = folder / GRID
     save_grid(samples, grid, classes=classes, origin=origin)
     return [*paths, grid]
+
+
+def _save_latents(
+    samples: Samples, folder: Path, classes: tuple[str, ...], origin: Mapping[str, JSON] | None
+) -> list[Path]:
+    paths = [folder / name for name in file_names(samples.x.shape[1], samples.request, latent=True)]
+    for k, (latent, path) in enumerate(zip(samples.x, paths, strict=True)):
+        write_array(path, latent, _text(samples, k, 1, classes, origin), exact=True)
+    return paths
 
 
 def save_grid(
@@ -132,11 +145,38 @@ def read_record(path: Path) -> Record:
         index, count, label, seed = (told[name] for name in ("index", "count", "label", "seed"))
         settings = decode(SampleSettings, told["settings"], "settings")
         origin = dict(told["origin"])
+        negative = told.get("negative")
+        conditions = {
+            "attributes": _tuple(told.get("attributes")),
+            "negative": None if negative is None else _condition(negative),
+            "also": tuple(_condition(other) for other in told.get("also", ())),
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} says how it was made in a way that cannot be read: {error}") from error
     if count != 1:
         raise ValueError(f"{path} is a grid of {count} samples; give the file of one sample")
-    return Record(SampleRequest(1, label, seed, index, settings), origin)
+    return Record(SampleRequest(1, label, seed, index, settings, **conditions), origin)
+
+
+def _condition(told: Mapping[str, Any]) -> Condition:
+    region = _tuple(told.get("region"))
+    return Condition(told.get("label"), _tuple(told.get("attributes")), told.get("scale", 1.0), region)
+
+
+def _tuple(items: Sequence[Any] | None) -> Any:
+    return None if items is None else tuple(items)
+
+
+def _told(condition: Condition, k: int) -> dict[str, JSON]:
+    """Return what a condition says of sample k."""
+    attributes = condition.attributes_of(k)
+    told: dict[str, JSON] = {
+        "label": condition.label_of(k),
+        "attributes": None if attributes is None else list(attributes),
+        "scale": condition.scale,
+        "region": None if condition.region is None else list(condition.region),
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _stored_text(path: Path) -> str:
@@ -168,4 +208,10 @@ def _text(samples: Samples, k: int, count: int, classes: tuple[str, ...], origin
     }
     if isinstance(label, int) and classes:
         told["class"] = classes[label]
+    if (attributes := request.condition.attributes_of(k)) is not None:
+        told["attributes"] = list(attributes)
+    if request.negative is not None:
+        told["negative"] = _told(request.negative, k)
+    if request.also:
+        told["also"] = [_told(other, k) for other in request.also]
     return json.dumps(told)

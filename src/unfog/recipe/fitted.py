@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from unfog.checkpoint import write_atomically
+from unfog.diffusion.checks import require
 from unfog.metrics.interval import Score
-from unfog.pipeline import SampleSettings
 from unfog.recipe.kinds import KINDS, SHORTHANDS
 from unfog.recipe.plain import decode, encode, fields_of
 from unfog.recipe.run import Run, RunError, StoredWeights
 from unfog.sampling.fitted import Fitted
 from unfog.sampling.grid import Karras, LogSNRUniform, TimeGrid
 from unfog.sampling.guidance.bounds import Bounds
+from unfog.sampling.request import SampleSettings
 from unfog.sampling.sampler import Sampler, TableSampler
 
 FOLDER = "samplers"
@@ -169,7 +170,12 @@ def fixed_tables(default: SampleSettings, evaluations: int) -> list[SampleSettin
     Args:
         default: of the recipe.
         evaluations: of the denoiser, at most; as many steps are taken as stay within.
+
+    Raises:
+        ValueError: if the recipe samples with guidance of a kind that samplers are not fitted for.
     """
+    plain = default.interval is None and default.rescale == 0 and default.classifier == 0 and default.weak == 1
+    require(plain, f"settings with classifier-free guidance alone to fit a sampler for, got {default}")
     samplers = [default.sampler, *_every(Sampler), *(decode(Sampler, name) for name in SHORTHANDS[Sampler])]
     grids = [default.grid, *_every(TimeGrid), *COARSE]
     found: dict[SampleSettings, None] = {}

@@ -20,7 +20,12 @@ from unfog.diffusion.curves import Sigmoid as SigmoidSchedule
 from unfog.diffusion.learned import Learned
 from unfog.diffusion.nn.dit import DiTConfig
 from unfog.diffusion.nn.embed import Fourier, Sinusoidal, TimeEmbedding
+from unfog.diffusion.nn.encoder import EncoderConfig
+from unfog.diffusion.nn.hybrid import HybridConfig
+from unfog.diffusion.nn.positions import Learned as LearnedPositions
+from unfog.diffusion.nn.positions import Positions, Rotary, Sines
 from unfog.diffusion.nn.unet import UNetConfig
+from unfog.diffusion.nn.uvit import UViTConfig
 from unfog.diffusion.parameterization import EDM, X0, Eps, Flow, Parameterization, Score, V
 from unfog.diffusion.schedule import (
     CleanEnd,
@@ -48,6 +53,7 @@ from unfog.diffusion.times import (
     Uniform,
 )
 from unfog.diffusion.weighting import P2, Constant, EDMWeight, MinSNR, Sigmoid, Uncertainty, Weight
+from unfog.recipe.networks import Network
 from unfog.sampling.adaptive import RK45
 from unfog.sampling.ancestral import LearnedDDPM
 from unfog.sampling.fitted import Fitted, Given
@@ -247,7 +253,14 @@ KINDS: Mapping[Any, Mapping[str, type]] = {
         "linear_to_zero": LinearToZero,
     },
     float | Average: {"power": Power, "exponential": Exponential},
-    UNetConfig | DiTConfig: {"unet": UNetConfig, "dit": DiTConfig},
+    Network: {
+        "unet": UNetConfig,
+        "dit": DiTConfig,
+        "uvit": UViTConfig,
+        "hybrid": HybridConfig,
+        "encoder": EncoderConfig,
+    },
+    Positions: {"sines": Sines, "rotary": Rotary, "learned": LearnedPositions},
     TimeEmbedding: {"sinusoidal": Sinusoidal, "fourier": Fourier},
 }
 """The classes of each type that a recipe leaves open, by name; a type with ``float`` in it may be a number as well."""

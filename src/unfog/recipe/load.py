@@ -30,6 +30,9 @@ FROM_DATA = {
     "network.in_channels": "it comes from the data: set data.channels",
     "network.out_channels": "it comes from the data: set data.channels",
     "network.num_classes": "it comes from the data: set condition.classes to true or false",
+    "network.classes": "they come from the data",
+    "network.size": "it comes from the data: set data.size",
+    "network.attributes": "they come from the data: set condition.attributes to true or false",
 }
 """Settings that the data decide, and what to set instead."""
 
@@ -162,7 +165,14 @@ def _replacement(declared: Any, old: JSON, new: JSON, path: str) -> JSON:
     for name in kept:
         if name in node:
             raise RecipeError(f"{path}.{name}", FROM_DATA[f"{path}.{name}"])
-    return {**node, **{name: old[name] for name in kept if isinstance(old, dict)}}
+    known = fields_of(node_class(declared, node))
+    needed = [name for name in kept if name in known]
+    if isinstance(old, dict) and (missing := [name for name in needed if name not in old]):
+        raise RecipeError(
+            path,
+            f"{node['kind']} needs {', '.join(missing)}, which the data decide: begin from a recipe with one",
+        )
+    return {**node, **{name: old[name] for name in needed if isinstance(old, dict)}}
 
 
 def _node_type(declared: Any) -> Any:

@@ -166,6 +166,8 @@ def describe(declared: Any) -> str:
         inner = get_args(kind_of)
         count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
         return f"a list of {count}{_PLURALS.get(inner[0], 'values')}{ending}"
+    if get_origin(kind_of) is types.UnionType:
+        return f"{', or '.join(describe(part) for part in get_args(kind_of))}{ending}"
     if isinstance(kind_of, type) and issubclass(kind_of, Enum):
         return f"one of {', '.join(member.name.lower() for member in kind_of)}{ending}"
     return _NAMES.get(kind_of, "settings of its own") + ending

@@ -21,8 +21,9 @@ from unfog.data.dataset import Dataset
 from unfog.data.loader import Prefetched, ShuffledBatches
 from unfog.diffusion.random import Rng, seed_of
 from unfog.recipe.build import build_pipeline, build_training
+from unfog.recipe.card import DataCard
 from unfog.recipe.estimate import Activations
-from unfog.recipe.run import DataCard, default_device, initial_network
+from unfog.recipe.run import default_device, initial_network
 from unfog.recipe.schema import Recipe
 from unfog.training.config import Precision, TrainConfig
 from unfog.training.step import TrainStep
@@ -180,7 +181,7 @@ def time_sampling(recipe: Recipe, dataset: Dataset, count: int, seconds: float) 
     """
     card = DataCard.of(dataset.info)
     network = initial_network(recipe).to(default_device())
-    pipeline = build_pipeline(recipe, network, card.shape, card.classes)
+    pipeline = build_pipeline(recipe, network, card)
     pipeline.denoiser.eval()
 
     def evaluate(samples: int) -> float:

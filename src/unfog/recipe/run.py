@@ -24,12 +24,20 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from unfog.checkpoint import JSON, read_checkpoint, require_same_tensors, write_atomically
+from unfog.checkpoint import (
+    JSON,
+    RunState,
+    read_checkpoint,
+    require_same_tensors,
+    write_atomically,
+    write_checkpoint,
+)
 from unfog.data.dataset import DataInfo
 from unfog.diffusion.checks import require
 from unfog.diffusion.random import seed_of
 from unfog.pipeline import Pipeline
 from unfog.recipe.build import build_model, build_pipeline, fit_to_data
+from unfog.recipe.card import DataCard
 from unfog.recipe.data import Data, open_data
 from unfog.recipe.errors import RecipeError
 from unfog.recipe.load import differences, dump, load, override
@@ -69,30 +77,6 @@ class Weights(Enum):
 
     OF_RECIPE = "those that the recipe samples from"
     OF_LAST_STEP = "those of the last step"
-
-
-@dataclass(frozen=True)
-class DataCard:
-    """Which data a run learned from.
-
-    Attributes:
-        name: where they came from.
-        fingerprint: SHA-256 of the training examples.
-        count: how many there are.
-        shape: of one example, ``(C, H, W)``.
-        classes: names of the classes; none without labels.
-    """
-
-    name: str
-    fingerprint: str
-    count: int
-    shape: tuple[int, ...]
-    classes: tuple[str, ...]
-
-    @staticmethod
-    def of(info: DataInfo) -> "DataCard":
-        """Return the card of a data set."""
-        return DataCard(info.name, info.fingerprint, info.count, info.fields["x0"].shape, info.classes or ())
 
 
 @dataclass(frozen=True)
@@ -171,23 +155,31 @@ class Run:
         """
         require_trackers(recipe.save)
         card = DataCard.of(info)
-        recipe = fit_to_data(recipe, card.shape, card.classes)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            what = "holds a run already" if (folder / MANIFEST).exists() else "is not an empty folder"
-            raise FileExistsError(f"{folder} {what}")
-        manifest = Manifest(
-            format=FORMAT,
-            unfog=version("unfog"),
-            torch=torch.__version__,
-            python=platform.python_version(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
-            data=card,
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / RECIPE, dump(recipe).encode())
-        write_atomically(folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
-        return Run(folder, recipe, manifest)
+        return _begin(folder, fit_to_data(recipe, card), card, command)
+
+    @staticmethod
+    def adopt(
+        folder: Path, recipe: Recipe, card: DataCard, weights: Mapping[str, Tensor], *, command: str = ""
+    ) -> "Run":
+        """Make a run of weights that were trained elsewhere: it can be sampled from at once, but not resumed.
+
+        Args:
+            folder: made if it is not there.
+            recipe: of a model that keeps no averages: the weights are those of its last step.
+            card: of the data that it learned from, as far as they are known; see ``DataCard.fingerprint``.
+            weights: ``state_dict`` of its network.
+            command: that does this, as it was typed.
+
+        Raises:
+            FileExistsError: if the folder holds a run, or anything else.
+            ValueError: if recipe, card and weights do not go together.
+        """
+        recipe = fit_to_data(recipe, card)
+        require(recipe.average is None, f"a recipe with average=None, got {recipe.average}")
+        with torch.device("meta"):
+            require_same_tensors(build_model(recipe).state_dict(), weights, "model")
+        state = RunState(0, {"model": weights}, {SETTINGS: lasting_settings(recipe)})
+        return _begin(folder, recipe, card, command, state)
 
     @staticmethod
     def open(folder: Path) -> "Run":
@@ -220,9 +212,12 @@ class Run:
         """Return the run with another number of steps or another cadence of saving, to be resumed.
 
         Raises:
+            RunError: if its weights were trained elsewhere, which has left nothing to go on from.
             RecipeError: if anything else would change.
             ImportError: if a library is missing that the trackers need.
         """
+        if not self.manifest.data.fingerprint:
+            raise RunError(f"{self.folder} was imported: it has weights, but no optimiser state to resume from")
         recipe = override(self.recipe, assignments)
         changes = differences(self.recipe, recipe)
         refused = [path for path in changes if not path.startswith(CHANGEABLE)]
@@ -244,19 +239,32 @@ class Run:
         """Open the data that the run learned from.
 
         Raises:
-            RunError: if they are not the same any more.
+            RunError: if they are not the same any more, or are not of the kind that the model is for.
             ValueError: if they cannot be opened.
             ImportError: if a library that they need is missing.
         """
+        if self.manifest.data.latent:
+            raise RunError(f"{self.folder} diffuses codes of pictures, for which it has no autoencoder: it has no data")
         data = open_data(self.recipe.data, labelled=self.recipe.condition.classes)
         before, now = self.manifest.data, DataCard.of(data.train.info)
-        if before.fingerprint != now.fingerprint:
+        if not before.fingerprint:
+            self._require_like(now)
+        elif before.fingerprint != now.fingerprint:
             raise RunError(
                 f"the training data of {self.folder} have changed since the run began: {before.name} had "
                 f"{before.count} examples with the fingerprint {before.fingerprint[:12]}, {now.name} has {now.count} "
                 f"with {now.fingerprint[:12]}; bring the old data back, or start another run"
             )
         return data
+
+    def _require_like(self, data: DataCard) -> None:
+        """Refuse data that the model cannot have learned from, where it is not known from which it has."""
+        own, classes = self.manifest.data, self.recipe.condition.classes
+        if own.shape != data.shape or (classes and len(own.classes) != len(data.classes)):
+            raise RunError(
+                f"{self.folder} is a model of {own.shape} with {len(own.classes)} classes; {data.name} is {data.shape} "
+                f"with {len(data.classes)}"
+            )
 
     def weights(self, which: Weights | float | Average = Weights.OF_RECIPE) -> StoredWeights:
         """Read weights from the newest whole checkpoint.
@@ -287,7 +295,7 @@ class Run:
     def pipeline(self, which: Weights | float | Average | StoredWeights = Weights.OF_RECIPE) -> Pipeline:
         """Return what samples from the run; raises as ``weights`` does."""
         network, card = self.network(which).to(default_device()), self.manifest.data
-        return build_pipeline(self.recipe, network, card.shape, card.classes)
+        return build_pipeline(self.recipe, network, card)
 
     def log(self) -> list[dict[str, JSON]]:
         """Return the records of ``log.jsonl``; none before the first."""
@@ -302,6 +310,28 @@ class Run:
         kept = average_of(average) in train.averages
         require(kept, f"one of the averages that {self.folder} keeps, {list(train.ema)}, got {average}")
         return average_of(average).name
+
+
+def _begin(folder: Path, recipe: Recipe, card: DataCard, command: str, state: RunState | None = None) -> Run:
+    """Write a run folder, with its first checkpoint if there is one; the manifest last."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "holds a run already" if (folder / MANIFEST).exists() else "is not an empty folder"
+        raise FileExistsError(f"{folder} {what}")
+    manifest = Manifest(
+        format=FORMAT,
+        unfog=version("unfog"),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        data=card,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / RECIPE, dump(recipe).encode())
+    if state is not None:
+        write_checkpoint(folder, state)
+    write_atomically(folder / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
+    return Run(folder, recipe, manifest)
 
 
 def lasting_settings(recipe: Recipe) -> dict[str, JSON]:

@@ -12,13 +12,13 @@ from unfog.diffusion.checks import require
 from unfog.diffusion.coupling import Coupling, Independent
 from unfog.diffusion.curves import Shifted
 from unfog.diffusion.learned import Learned
-from unfog.diffusion.nn.dit import DiTConfig
-from unfog.diffusion.nn.unet import UNetConfig
+from unfog.diffusion.nn.encoder import EncoderConfig
 from unfog.diffusion.parameterization import Parameterization
 from unfog.diffusion.schedule import Schedule
-from unfog.diffusion.times import Stratified, Times, Uniform
+from unfog.diffusion.times import Importance, Stratified, Times, Uniform
 from unfog.diffusion.weighting import Constant, Weight
-from unfog.pipeline import SampleSettings
+from unfog.recipe.networks import Network
+from unfog.sampling.request import SampleSettings
 from unfog.tasks.hybrid import FixedVariance, LearnedVariance, ReverseVariance
 from unfog.training.config import Parallel, TrainConfig
 from unfog.training.ema import Average, average_of
@@ -71,14 +71,21 @@ class ConditionConfig:
 
     Attributes:
         classes: whether labels are used; the data must have them then.
-        dropout: probability with which a label is replaced by the null; 0 gives a model that cannot be guided.
+        attributes: whether attributes are used, such as those of the data ``shapes``; the data must have them then.
+        dropout: probability with which the whole condition is replaced by the null; 0 gives a model that cannot be
+            guided.
+        dropout_each: share of the examples that are told some of their attributes only; of no effect without
+            attributes. With 0 the model wants to be told all of them.
     """
 
     classes: bool = True
+    attributes: bool = False
     dropout: float = 0.1
+    dropout_each: float = 0.2
 
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, f"a dropout in [0, 1), got {self.dropout}")
+        require(0 <= self.dropout_each < 1, f"a dropout_each in [0, 1), got {self.dropout_each}")
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,9 @@ class Recipe:
         name: of the recipe.
         description: one sentence for people.
         data: what is learned from.
-        network: its channels and classes are those of the data (``build.fit_to_data`` sets them).
+        network: its channels and classes are those of the data (``build.fit_to_data`` sets them). An encoder makes the
+            run one that learns to name the class of noisy data, to guide another model; how it would be sampled and
+            evaluated is of no meaning then.
         schedule: of the noise. One that is learned is trained with the network, and the loss is the variational bound.
         parameterization: what the network predicts.
         times: density of the training times.
@@ -161,7 +170,7 @@ class Recipe:
     name: str
     description: str
     data: DataConfig
-    network: UNetConfig | DiTConfig
+    network: Network
     schedule: Schedule
     parameterization: Parameterization
     times: Times
@@ -184,6 +193,8 @@ class Recipe:
             self._check_variance(self.variance)
         if self.energy:
             self._check_energy()
+        if isinstance(self.network, EncoderConfig):
+            self._check_classifier()
         require(
             not isinstance(self.schedule, Shifted) or not isinstance(self.schedule.schedule, Learned),
             "schedule=learned by itself, which finds its ends: a shifted one would not be learned; leave the shift out",
@@ -192,10 +203,34 @@ class Recipe:
             self.average is None or average_of(self.average) in self.train.averages,
             f"an average among those in train.ema, {self.train.ema}, or None, got {self.average}",
         )
-        unguided = self.condition.classes and self.condition.dropout == 0
+        unguided = (self.condition.classes or self.condition.attributes) and self.condition.dropout == 0
         require(
             not unguided or self.sample.guidance == 1,
             f"sample.guidance=1 without condition dropout, got {self.sample.guidance}; set condition.dropout=0.1",
+        )
+
+    def _check_classifier(self) -> None:
+        """Refuse what would be ignored where a classifier is learned."""
+        require(self.condition.classes, "condition.classes=true for a classifier, which learns them, got false")
+        require(not self.condition.attributes, "condition.attributes=false for a classifier, got true")
+        plain: tuple[tuple[str, object], ...] = (
+            ("weight", Constant()),
+            ("coupling", Independent()),
+            ("variance", FixedVariance()),
+            ("energy", False),
+        )
+        for name, usual in plain:
+            given = getattr(self, name)
+            require(
+                given == usual, f"{name} left as it is for a classifier, which minimises cross entropy, got {given}"
+            )
+        require(
+            not isinstance(self.schedule, Learned), "the schedule of the model that a classifier guides, got learned"
+        )
+        require(not isinstance(self.times, Importance), "times without a history of losses for a classifier")
+        require(
+            self.save.preview_every is None,
+            f"save.preview_every=null for a classifier, which has nothing to show, got {self.save.preview_every}",
         )
 
     def _check_learned(self) -> None:

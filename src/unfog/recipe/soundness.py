@@ -19,11 +19,13 @@ from unfog.data.batch import Batch
 from unfog.data.dataset import Dataset
 from unfog.data.loader import ShuffledBatches
 from unfog.diffusion.random import Purpose, Rng, seed_of
-from unfog.pipeline import Pipeline, SampleRequest
+from unfog.pipeline import Pipeline
 from unfog.recipe.build import build_pipeline, build_task, build_training
-from unfog.recipe.run import DataCard, Run, default_device, initial_network
+from unfog.recipe.card import DataCard
+from unfog.recipe.run import Run, default_device, initial_network
 from unfog.recipe.schema import Recipe, SaveConfig
 from unfog.recipe.train import train
+from unfog.sampling.request import SampleRequest
 from unfog.tasks.denoising import Denoising
 from unfog.training.optim import Constant
 from unfog.training.run import run_training
@@ -208,7 +210,7 @@ def check_saving(subject: Subject, folder: Path) -> list[Finding]:
     network = initial_network(recipe)
     network.load_state_dict(own if average is None else trainer.averages["model"].weights(average))
     card = DataCard.of(info)
-    drawn = _draw(build_pipeline(recipe, network.to(default_device()), card.shape, card.classes))
+    drawn = _draw(build_pipeline(recipe, network.to(default_device()), card))
     loaded = _draw(Run.open(whole.folder).pipeline())
     saved = Finding.of(
         "save, load, sample",
@@ -295,7 +297,7 @@ def check_seeds(subject: Subject, network: nn.Module) -> list[Finding]:
         network: trained for some steps.
     """
     card = DataCard.of(subject.dataset.info)
-    pipeline = build_pipeline(subject.recipe, network, card.shape, card.classes)
+    pipeline = build_pipeline(subject.recipe, network, card)
     process, device = pipeline.denoiser.process, default_device()
 
     def noise(*samples: int) -> Tensor:

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from unfog.pipeline import SampleRequest
 from unfog.recipe.export import origin_of, save_grid
 from unfog.recipe.run import Run, StoredWeights
 from unfog.recipe.schema import SaveConfig
 from unfog.recipe.trackers import Tracker, open_trackers, tell
+from unfog.sampling.request import SampleRequest
 from unfog.training.ema import average_of
 from unfog.training.run import is_logged, step_record
 from unfog.training.spread import whole

@@ -13,15 +13,15 @@ length here, equal at the end of the run and shorter before.
 
 from dataclasses import replace
 
-from unfog.diffusion.nn.unet import ddpm_cifar10
+from unfog.diffusion.nn.unet_presets import ddpm_cifar10
 from unfog.diffusion.parameterization import Eps
 from unfog.diffusion.schedule import linear
 from unfog.diffusion.times import Levels
 from unfog.diffusion.weighting import Constant
-from unfog.pipeline import SampleSettings
 from unfog.recipe.schema import DataConfig, EvaluationConfig, Recipe, SaveConfig
 from unfog.sampling.gaussian import DDPM, Variance
 from unfog.sampling.grid import Trailing
+from unfog.sampling.request import SampleSettings
 from unfog.training.config import TrainConfig
 from unfog.training.optim import OptimizerConfig
 

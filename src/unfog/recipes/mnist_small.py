@@ -6,10 +6,10 @@ from unfog.diffusion.parameterization import V
 from unfog.diffusion.schedule import Cosine
 from unfog.diffusion.times import Stratified, Uniform
 from unfog.diffusion.weighting import Constant
-from unfog.pipeline import SampleSettings
 from unfog.recipe.schema import DataConfig, EvaluationConfig, Recipe, SaveConfig
 from unfog.sampling.grid import Trailing
 from unfog.sampling.multistep import DPMSolverPP2M
+from unfog.sampling.request import SampleSettings
 from unfog.training.config import TrainConfig
 from unfog.training.optim import LinearToZero, OptimizerConfig
 

@@ -235,6 +235,20 @@ def test_presets_have_the_published_number_of_parameters(preset: Any, patch: int
         assert cost.parameters(DiT(config)) + table == published
 
 
+@pytest.mark.parametrize("patch", [2, 4, 8])
+@pytest.mark.parametrize(
+    ("preset", "dim", "depth"),
+    [(dit.small, 384, 12), (dit.base, 768, 12), (dit.large, 1024, 24), (dit.extra_large, 1152, 28)],
+)
+def test_presets_have_the_parameters_that_their_layers_add_up_to(preset: Any, dim: int, depth: int, patch: int) -> None:
+    pixels = patch**2
+    ends = 4 * pixels * dim + dim + (2 * dim + 8 * pixels) + (2 * dim + 8 * pixels) * dim
+    embedder = 256 * dim + dim + dim**2 + dim + 1001 * dim
+    block = (6 + 3 + 1 + 4 + 4) * dim**2 + (6 + 3 + 1 + 4 + 1) * dim  # modulation, qkv, proj, perceptron
+    with torch.device("meta"):
+        assert cost.parameters(DiT(preset(patch))) == ends + embedder + depth * block
+
+
 # Peebles and Xie 2023, arXiv 2212.09748, tables 1 and 4, which call multiply-adds "Gflops".
 @pytest.mark.parametrize(
     ("preset", "patch", "published"),

@@ -9,8 +9,10 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor, nn
 
+from unfog.diffusion.nn import cost, dit
 from unfog.diffusion.nn.dit import DiT, DiTConfig
-from unfog.diffusion.nn.embed import Sinusoidal, positions, sinusoids
+from unfog.diffusion.nn.embed import Sinusoidal, sinusoids
+from unfog.diffusion.nn.positions import positions
 
 OUTSIDE = {
     "patch_in": ["pos_embed.proj"],
@@ -60,7 +62,7 @@ def pair(dtype: torch.dtype) -> tuple[DiT, DiTTransformer2DModel]:
     for block in reference.transformer_blocks:  # diffusers keeps one copy of the embedder a block
         block.norm1.emb = reference.transformer_blocks[0].norm1.emb
         block.norm1.emb.time_proj.forward = lambda t: sinusoids(t.to(dtype), 256, config.time)
-    table = positions(4, 4, 16, like=torch.zeros((), dtype=dtype))
+    table = positions((4, 4), 16, like=torch.zeros((), dtype=dtype))
     # Its table is float32 whatever the dtype: 1e-6 is the rounding of phases up to 3.
     torch.testing.assert_close(reference.pos_embed.pos_embed[0].to(dtype), table, rtol=0, atol=1e-6)
     reference.pos_embed.pos_embed = table[None]
@@ -92,3 +94,20 @@ def test_the_transformer_equals_the_published_implementation(dtype: torch.dtype,
         expected = reference(x, t, class_labels=label).sample
         actual = network(x, t.float(), label=label)
     assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_diffusers_counts_one_embedder_a_block() -> None:
+    with torch.device("meta"):
+        network = DiT(dit.extra_large(2))
+        reference = DiTTransformer2DModel(
+            num_attention_heads=16,
+            attention_head_dim=72,
+            in_channels=4,
+            out_channels=8,
+            num_layers=28,
+            sample_size=32,
+            patch_size=2,
+        )
+    copies = 27 * cost.parameters(network.embedder)
+    assert cost.parameters(network) + copies == cost.parameters(reference)
+    assert round(cost.parameters(reference) / 1e6, 1) == 749.8

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from unfog.diffusion.nn.embed import Embedder, Fourier, Sinusoidal, positions, sinusoids
+from unfog.diffusion.nn.embed import Embedder, Fourier, Sinusoidal, sinusoids
 
 IMAGES = torch.zeros(3, 1, 4, 4)
 LEVELS = torch.tensor([0.0, 10.0, 999.0])
@@ -151,16 +151,6 @@ def test_a_fourier_scale_of_zero_is_refused() -> None:
         Fourier(scale=0.0)
 
 
-def test_cells_keep_their_position_when_the_grid_grows() -> None:
-    small = positions(2, 3, 16, like=IMAGES).view(2, 3, 16)
-    large = positions(5, 4, 16, like=IMAGES).view(5, 4, 16)
-    assert torch.equal(small, large[:2, :3])
-
-
-def test_no_two_cells_share_a_position() -> None:
-    assert len(positions(32, 32, 16, like=IMAGES).unique(dim=0)) == 1024
-
-
 def test_attributes_without_a_value_are_their_nulls() -> None:
     network = embedder(attributes=(2, 3))
     nulls = torch.tensor([[2, 3]]).expand(3, 2)
@@ -188,3 +178,10 @@ def test_attributes_of_another_shape_or_dtype_are_refused(given: torch.Tensor, e
 def test_attributes_are_refused_by_a_network_without() -> None:
     with pytest.raises(ValueError, match="set attributes in its config"):
         embedder()(LEVELS, label=None, vector=None, attributes=torch.zeros(3, 1, dtype=torch.int64), like=IMAGES)
+
+
+def test_a_scale_multiplies_noise_levels_before_they_are_expanded() -> None:
+    levels = torch.tensor([0.0, 4.0, 3996.0])
+    assert torch.equal(sinusoids(levels, 16, Sinusoidal(scale=0.25)), sinusoids(levels / 4, 16, Sinusoidal()))
+    with pytest.raises(ValueError, match="scale is 0"):
+        Sinusoidal(scale=0.0)

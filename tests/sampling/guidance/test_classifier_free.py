@@ -168,3 +168,40 @@ def test_conditions_without_their_negatives_are_refused(cond: Cond | None) -> No
 def test_a_scale_that_is_not_finite_is_refused(scale: float) -> None:
     with pytest.raises(ValueError, match=f"expected a finite guidance scale, not {scale}"):
         ClassifierFree(Counting(), scale, NULL)
+
+
+# --- rescale
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 7.5])
+@pytest.mark.parametrize("share", [0.3, 0.7, 1.0])
+def test_a_rescale_goes_a_share_of_the_way_to_the_conditional_deviation(scale: float, share: float) -> None:
+    inner = Counting()
+    positive, guided = inner(X_T, T, LABEL).x0, ClassifierFree(inner, scale, NULL)(X_T, T, LABEL).x0
+    found = ClassifierFree(inner, scale, NULL, rescale=share)(X_T, T, LABEL).x0
+    # Lin et al. 2024 (arXiv 2305.08891), section 3.4.
+    rescaled = guided * positive.std(1, keepdim=True) / guided.std(1, keepdim=True)
+    torch.testing.assert_close(found, share * rescaled + (1 - share) * guided, rtol=1e-12, atol=1e-14)
+    if share == 1:
+        torch.testing.assert_close(found.std(1), positive.std(1), rtol=1e-12, atol=0)
+
+
+def test_a_rescale_of_0_is_none_bit_for_bit() -> None:
+    expected = ClassifierFree(Counting(), 2.5, NULL)(X_T, T, LABEL).x0
+    assert torch.equal(ClassifierFree(Counting(), 2.5, NULL, rescale=0.0)(X_T, T, LABEL).x0, expected)
+
+
+def test_an_estimate_without_contrast_is_not_rescaled() -> None:
+    class Flat(Counting):
+        def forward(self, x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+            assert cond is not None
+            return Prediction((cond["label"] + 1.0)[:, None].expand_as(x_t).to(x_t))
+
+    found = ClassifierFree(Flat(), 3.0, NULL, rescale=1.0)(X_T, T, LABEL).x0
+    assert torch.equal(found, (3.0 + 3.0 * (LABEL["label"] - 2.0))[:, None].expand_as(X_T))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
+def test_a_rescale_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=r"expected rescale in \[0, 1\]"):
+        ClassifierFree(Counting(), 2.0, NULL, rescale=share)

@@ -2,26 +2,40 @@
 
 An image is cut into patches; each becomes a token. In every block, the embedding of noise level and conditions
 gives for attention and for the perceptron a shift, a scale and a gate; all start at zero, so that a fresh block
-is the identity.
+is the identity. Sequences and videos are cut into patches of their own, and the rest is the same.
+
+Tokens of a condition (a prompt's, say) are read by attention between the two. Published are further a norm of queries
+and keys, rotary positions and gated perceptrons; the defaults are those of the first publication.
 
 Source: Peebles and Xie 2023, "Scalable Diffusion Models with Transformers", arXiv 2212.09748, section 3.2 and
-table 1 (sizes).
+table 1 (sizes). Chen et al. 2023, "PixArt-alpha", arXiv 2310.00426, section 2.3 (attention to the prompt, in the
+place and with the zero start that it has there; here each block has its own modulation, as in the former).
 """
 
 from dataclasses import dataclass, field
+from math import prod
 
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from unfog.diffusion.nn import recompute
-from unfog.diffusion.nn.attention import SelfAttention
-from unfog.diffusion.nn.conv import crop, pad_to_multiple
-from unfog.diffusion.nn.embed import Embedder, Sinusoidal, TimeEmbedding, positions
+from unfog.diffusion.nn.attention import CrossAttention, SelfAttention
+from unfog.diffusion.nn.embed import Embedder, Sinusoidal, TimeEmbedding
 from unfog.diffusion.nn.init import xavier, zeroed
 from unfog.diffusion.nn.norm import modulate
+from unfog.diffusion.nn.positions import Placement, Positions, Sines
+from unfog.diffusion.nn.tokens import (
+    activate,
+    check_transformer,
+    cut,
+    hidden_features,
+    join,
+    paste,
+    patch_layer,
+    sides_of,
+)
 
-__all__ = ["DiT", "DiTConfig", "base", "extra_large", "large", "small"]
+__all__ = ["ContextIn", "DiT", "DiTBlock", "DiTConfig", "base", "extra_large", "large", "small"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +45,8 @@ class DiTConfig:
     Args:
         in_channels: channels of the images that come in, >= 1.
         out_channels: channels that come out, >= 1; twice `in_channels` to learn variances too.
-        patch: side of a patch in pixels, >= 1. Half the patch is four times the tokens.
+        patch: side of a patch in pixels, >= 1, or one for each axis, time first. Half the patch is four times the
+            tokens of an image.
         dim: width of a token, divisible by 4 and by `heads`.
         depth: number of blocks, >= 1.
         heads: attention heads, >= 1.
@@ -45,6 +60,13 @@ class DiTConfig:
         vector_dim: length of vector conditions, >= 1; None for a network without them.
         attributes: number of values of each attribute without its null, each >= 1; () for a network without them.
         checkpoint: recompute the activations of each block in backward: less memory, about a third more time.
+        axes: 1 for sequences (B, C, W), 2 for images (B, C, H, W), 3 for videos (B, C, T, H, W).
+        image_channels: channels of the condition `image`, which has the size of the input; 0 for a network without.
+        context_dim: width of the tokens of the condition `context`, >= 1; None for a network without them.
+        positions: how tokens are told where they are.
+        qk_norm: whether queries and keys are normalised.
+        gated_mlp: perceptrons gated by a SiLU, which have three matrices for two: `mlp_ratio` 8/3 then costs what 4
+            does without.
 
     Raises:
         ValueError: for values outside these ranges or that contradict each other.
@@ -52,7 +74,7 @@ class DiTConfig:
 
     in_channels: int
     out_channels: int
-    patch: int
+    patch: int | tuple[int, ...]
     dim: int
     depth: int
     heads: int
@@ -66,38 +88,25 @@ class DiTConfig:
     vector_dim: int | None = None
     attributes: tuple[int, ...] = ()
     checkpoint: bool = False
+    axes: int = 2
+    image_channels: int = 0
+    context_dim: int | None = None
+    positions: Positions = field(default_factory=Sines)
+    qk_norm: bool = False
+    gated_mlp: bool = False
 
     def __post_init__(self) -> None:
-        counts = ("in_channels", "out_channels", "patch", "dim", "depth", "heads", "num_classes", "vector_dim")
-        for name in counts:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
-        if any(count < 1 for count in self.attributes):
-            raise ValueError(f"attributes is {self.attributes}; each must have at least 1 value.")
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}.")
-        if self.dim % 4:
-            raise ValueError(f"dim is {self.dim}; the table of positions needs a multiple of 4.")
-        if self.dim < 8:
-            raise ValueError(f"dim is {self.dim}; the table of positions needs at least 8.")
-        if int(self.dim * self.mlp_ratio) < 1:
-            raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves no features of dim {self.dim}.")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be in [0, 1).")
-        if not self.norm_eps > 0:
-            raise ValueError(f"norm_eps is {self.norm_eps}; it must be positive.")
+        counts = ("in_channels", "out_channels", "dim", "depth", "heads", "num_classes", "vector_dim", "context_dim")
+        check_transformer(self, counts=counts, shares=("dropout", "attention_dropout"))
         if self.time_features < 4 or self.time_features % 2:
             raise ValueError(f"time_features is {self.time_features}; it must be even and at least 4.")
 
 
 class DiT(nn.Module):
-    """A diffusion transformer: images and noise level in, images out.
+    """A diffusion transformer: images and noise level in, images out; or sequences, or videos.
 
-    Images of any size are accepted: they are padded (by reflection where it fits) to whole patches, and the
-    result is cropped. Positions are sines and cosines computed for the grid at hand. A fresh network answers
-    with zeros.
+    Arrays of any size are accepted: they are padded (by reflection where it fits) to whole patches, and the
+    result is cropped. A fresh network answers with zeros.
 
     Args:
         config: its shape; kept as `network.config`, from which the network can be built again.
@@ -106,8 +115,8 @@ class DiT(nn.Module):
     def __init__(self, config: DiTConfig):
         super().__init__()
         self.config = config
-        dim, patch = config.dim, config.patch
-        self.patch_in = xavier(nn.Conv2d(config.in_channels, dim, patch, stride=patch))
+        dim, sides = config.dim, sides_of(config.patch, config.axes)
+        self.patch_in = patch_layer(config.in_channels + config.image_channels, dim, sides)
         self.embedder = Embedder(
             config.time,
             config.time_features,
@@ -116,10 +125,12 @@ class DiT(nn.Module):
             vector_dim=config.vector_dim,
             attributes=config.attributes,
         )
+        self.context_in = None if config.context_dim is None else ContextIn(config.context_dim, dim)
+        self.placement = Placement(config.positions, config.axes, dim, dim // config.heads)
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.norm_out = _norm(config)
         self.modulation_out = zeroed(nn.Linear(dim, 2 * dim))
-        self.patch_out = zeroed(nn.Linear(dim, patch**2 * config.out_channels))
+        self.patch_out = zeroed(nn.Linear(dim, prod(sides) * config.out_channels))
         self._init_as_published()
 
     def _init_as_published(self) -> None:
@@ -137,38 +148,63 @@ class DiT(nn.Module):
         label: Tensor | None = None,
         vector: Tensor | None = None,
         attributes: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        image: Tensor | None = None,
     ) -> Tensor:
         """Answer for one batch of noisy images.
 
         Args:
-            x: (B, in_channels, H, W), any H, W >= 1, in the dtype of the parameters.
+            x: (B, in_channels, H, W), any H, W >= 1, in the dtype of the parameters; with one axis (B, in_channels, W),
+                with three (B, in_channels, T, H, W).
             c_noise: noise levels, (B,) or (), float32.
             label: classes (B,) int64 in [0, num_classes], num_classes being the null; None is the null.
             vector: (B, vector_dim), required if the network has vectors.
             attributes: (B, A) int64, column i in [0, config.attributes[i]], that number being the null; None is the
                 null of all.
+            context: (B, M, context_dim), M >= 1, required if the network has a context.
+            context_mask: (B, M) bool, true for the tokens that count; None is all.
+            image: (B, image_channels, H, W), required if the network has one; in the size of `x`.
 
         Returns:
-            (B, out_channels, H, W).
+            (B, out_channels, H, W), or whatever the axes of `x` are.
 
         Raises:
             ValueError: if a shape is wrong, or a condition is missing or is one that the network does not have.
-            TypeError: if `c_noise` has 16 bits, or `label` or `attributes` are not integer.
+            TypeError: if `c_noise` has 16 bits, `label` or `attributes` are not integer, or `context_mask` not bool.
         """
-        if x.ndim != 4 or x.shape[1] != self.config.in_channels or x.numel() == 0:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, {self.config.in_channels}, H, W), none 0.")
+        config = self.config
+        whole = join(config, x, image, context, context_mask)
         embedding = self.embedder(c_noise, label=label, vector=vector, attributes=attributes, like=x)
-        padded, corner = pad_to_multiple(x, self.config.patch)
-        h = self.patch_in(padded)  # (B, dim, rows, columns)
-        rows, columns = h.shape[-2:]
-        h = h.flatten(2).transpose(1, 2) + positions(rows, columns, self.config.dim, like=x)  # (B, N, dim)
+        h, layout = cut(whole, self.patch_in, sides_of(config.patch, config.axes))  # (B, N, dim)
+        added = self.placement.added(layout.grid, like=x)
+        h = h if added is None else h + added
+        rotation = self.placement.rotation(layout.grid, like=x)
+        if self.context_in is not None and context is not None:
+            context = self.context_in(context.to(x.dtype))
         for block in self.blocks:
-            h = recompute.call(block, h, embedding, recompute=self.config.checkpoint)
+            h = recompute.call(block, h, embedding, rotation, context, context_mask, recompute=config.checkpoint)
         shift, scale = self.modulation_out(embedding)[:, None].chunk(2, dim=-1)  # each (B, 1, dim)
-        h = self.patch_out(modulate(self.norm_out(h), scale=scale, shift=shift))
-        p = self.config.patch
-        h = rearrange(h, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, w=columns, p=p, q=p)
-        return crop(h, corner, (x.shape[-2], x.shape[-1]))
+        return paste(self.patch_out(modulate(self.norm_out(h), scale=scale, shift=shift)), layout)
+
+
+class ContextIn(nn.Module):
+    """Two layers that bring the tokens of a condition to the width of the network.
+
+    Args:
+        context_dim: width of a token that comes in.
+        dim: width of a token that goes out.
+    """
+
+    def __init__(self, context_dim: int, dim: int):
+        super().__init__()
+        self.first = xavier(nn.Linear(context_dim, dim))
+        self.second = xavier(nn.Linear(dim, dim))
+
+    def forward(self, context: Tensor) -> Tensor:
+        """(B, M, context_dim) to (B, M, dim)."""
+        out: Tensor = self.second(F.gelu(self.first(context), approximate="tanh"))
+        return out
 
 
 class DiTBlock(nn.Module):
@@ -180,23 +216,47 @@ class DiTBlock(nn.Module):
 
     def __init__(self, config: DiTConfig):
         super().__init__()
-        dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
+        dim, hidden = config.dim, hidden_features(config.dim, config.mlp_ratio)
+        self.gated_mlp = config.gated_mlp
         self.modulation = zeroed(nn.Linear(dim, 6 * dim))
         self.norm1 = _norm(config)
-        self.attention = SelfAttention(dim, config.heads, dropout=config.attention_dropout)
+        self.attention = SelfAttention(dim, config.heads, dropout=config.attention_dropout, qk_norm=config.qk_norm)
+        self.cross: CrossAttention | None = None
+        if config.context_dim is not None:
+            self.cross = CrossAttention(
+                dim, config.heads, dim, dropout=config.attention_dropout, qk_norm=config.qk_norm
+            )
+            zeroed(self.cross.proj)
         self.norm2 = _norm(config)
-        self.mlp_in = xavier(nn.Linear(dim, hidden))
+        self.mlp_in = xavier(nn.Linear(dim, 2 * hidden if config.gated_mlp else hidden))
         self.mlp_out = xavier(nn.Linear(hidden, dim))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Run the block on tokens `x` (B, N, dim), given `embedding` (B, dim) after SiLU."""
+    def forward(
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        rotation: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Run the block.
+
+        Args:
+            x: tokens (B, N, dim).
+            embedding: (B, dim) after SiLU.
+            rotation: of queries and keys, (2, N, head_dim / 2).
+            context: tokens of the condition (B, M, dim), if the network has one.
+            context_mask: (B, M) bool, which of them can be seen.
+        """
         modulation = self.modulation(embedding)[:, None]  # (B, 1, 6 dim)
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-        h = self.attention(modulate(self.norm1(x), scale=scale1, shift=shift1))
+        h = self.attention(modulate(self.norm1(x), scale=scale1, shift=shift1), rotation)
         x = x + gate1 * self.dropout(h)
+        if self.cross is not None:
+            x = x + self.cross(x, context, context_mask)
         h = self.mlp_in(modulate(self.norm2(x), scale=scale2, shift=shift2))
-        h = self.mlp_out(F.gelu(h, approximate="tanh"))
+        h = self.mlp_out(activate(h, gated=self.gated_mlp))
         out: Tensor = x + gate2 * self.dropout(h)
         return out
 

@@ -1,4 +1,4 @@
-"""Embeddings of noise levels, classes, vectors and positions.
+"""Embeddings of noise levels, classes, attributes and vectors.
 
 A noise level c becomes a vector of sines and cosines of `f_k c` over a set of frequencies, which a small
 perceptron turns into the embedding that every block of a network reads. Conditions are added to it.
@@ -14,7 +14,7 @@ arXiv 2105.05233, section 3.1 (class embedding added to the embedding of the noi
 
 from dataclasses import dataclass
 from math import log, pi
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,19 @@ from torch import Tensor, nn
 
 from unfog.diffusion.nn.init import xavier
 
-__all__ = ["Embedder", "Fourier", "Sinusoidal", "TimeEmbedding", "positions", "sinusoids"]
+__all__ = [
+    "Conditioned",
+    "Embedder",
+    "Fourier",
+    "Sinusoidal",
+    "TimeEmbedding",
+    "attribute_rows",
+    "check_conditions",
+    "expand",
+    "frequency_bits",
+    "sinusoids",
+    "working_dtype",
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,8 @@ class Sinusoidal:
         max_period: slowest wavelength divided by 2 pi, > 1. It fits noise levels that span about 0..1000.
         freq_shift: 0 ends one step before 1/max_period, 1 ends on it.
         sin_first: whether sines come before cosines.
+        scale: what noise levels are multiplied by, > 0; 1000 / T for networks that were trained with T levels and told
+            the index of a level as if there were 1000 (Improved DDPM).
 
     Raises:
         ValueError: for values outside these ranges.
@@ -43,8 +57,11 @@ class Sinusoidal:
     max_period: float = 10000.0
     freq_shift: int = 0
     sin_first: bool = False
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"scale is {self.scale}; it must be positive (published: 1, or 1000 over the levels).")
         if not self.max_period > 1:
             raise ValueError(f"max_period is {self.max_period}; it must be above 1 (published: 10000).")
         if self.freq_shift not in (0, 1):
@@ -88,41 +105,122 @@ def sinusoids(c_noise: Tensor, dim: int, kind: Sinusoidal) -> Tensor:
     half = dim // 2
     steps = torch.arange(half, dtype=c_noise.dtype, device=c_noise.device)
     frequencies = torch.exp(-log(kind.max_period) * steps / (half - kind.freq_shift))
-    phase = c_noise[..., None] * frequencies
+    phase = kind.scale * c_noise[..., None] * frequencies
     parts = (phase.sin(), phase.cos()) if kind.sin_first else (phase.cos(), phase.sin())
     return torch.cat(parts, dim=-1)
 
 
-def positions(height: int, width: int, dim: int, *, like: Tensor) -> Tensor:
-    """Embed the cells of a grid by sines and cosines of column and row.
-
-    Positions count cells from 0, whatever the size of the grid: a cell keeps its embedding when the grid grows.
-
-    Args:
-        height: rows of the grid.
-        width: columns of the grid.
-        dim: number of features, divisible by 4.
-        like: tensor whose device and dtype the result takes; computed in at least float32.
-
-    Returns:
-        (height * width, dim), row by row; the first half of the features encodes the column, the second half
-        the row, each with sines before cosines.
-
-    Source:
-        Peebles and Xie 2023, arXiv 2212.09748, section 3.2 ("frequency-based positional embeddings"), in the
-        layout of their published weights.
-    """
-    kind = Sinusoidal(sin_first=True)
-    exact = _working_dtype(like)
-    rows = sinusoids(torch.arange(height, dtype=exact, device=like.device), dim // 2, kind)
-    columns = sinusoids(torch.arange(width, dtype=exact, device=like.device), dim // 2, kind)
-    grid = torch.cat([columns.expand(height, -1, -1), rows[:, None].expand(-1, width, -1)], dim=-1)
-    return grid.flatten(0, 1).to(like.dtype)
-
-
-def _working_dtype(x: Tensor) -> torch.dtype:
+def working_dtype(x: Tensor) -> torch.dtype:
     """Say in which dtype phases are formed for images like `x`: float64 for float64, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+class Conditioned(Protocol):
+    """What `check_conditions` asks of a network or a part of it; the fields are those of `Embedder`."""
+
+    num_classes: int | None
+    vector_dim: int | None
+    attributes: tuple[int, ...]
+
+
+def check_conditions(
+    network: Conditioned,
+    c_noise: Tensor,
+    *,
+    label: Tensor | None,
+    vector: Tensor | None,
+    attributes: Tensor | None,
+    batch: int,
+) -> None:
+    """Refuse conditions that do not suit a network.
+
+    Args:
+        network: says which conditions there are.
+        c_noise: as for `Embedder.forward`, like the conditions.
+        label: classes.
+        vector: vectors.
+        attributes: attributes.
+        batch: number B of examples.
+
+    Raises:
+        ValueError: if a shape is wrong, or a condition is missing or is one that the network does not have.
+        TypeError: if `c_noise` has 16 bits, or `label` or `attributes` are not integer.
+    """
+    if c_noise.shape not in {(), (batch,)}:
+        raise ValueError(f"c_noise has shape {tuple(c_noise.shape)}; expected () or ({batch},).")
+    if c_noise.dtype in (torch.bfloat16, torch.float16):
+        raise TypeError(f"c_noise is {c_noise.dtype}, too coarse for noise levels; keep it in float32.")
+    if label is not None:
+        _check_label(label, network.num_classes, batch)
+    if vector is None and network.vector_dim is not None:
+        raise ValueError(f"this network needs vector, ({batch}, {network.vector_dim}); none was given.")
+    if vector is not None and network.vector_dim is None:
+        raise ValueError("vector was given to a network without vectors; set vector_dim in its config.")
+    if vector is not None and vector.shape != (batch, network.vector_dim):
+        raise ValueError(f"vector has shape {tuple(vector.shape)}; expected ({batch}, {network.vector_dim}).")
+    if attributes is not None:
+        _check_attributes(attributes, network.attributes, batch)
+
+
+def _check_label(label: Tensor, num_classes: int | None, batch: int) -> None:
+    if num_classes is None:
+        raise ValueError("label was given to a network without classes; set num_classes in its config.")
+    if label.shape != (batch,):
+        raise ValueError(f"label has shape {tuple(label.shape)}; expected ({batch},).")
+    if label.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"label is {label.dtype}; expected int64 classes in [0, {num_classes}].")
+
+
+def _check_attributes(given: Tensor, counts: tuple[int, ...], batch: int) -> None:
+    if not counts:
+        raise ValueError("attributes were given to a network without them; set attributes in its config.")
+    if given.shape != (batch, len(counts)):
+        raise ValueError(f"attributes have shape {tuple(given.shape)}; expected {(batch, len(counts))}.")
+    if given.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"attributes are {given.dtype}; expected int64, each in [0, n] of {counts}.")
+
+
+def frequency_bits(kind: Fourier, features: int) -> Tensor:
+    """Draw the frequencies of `kind` from torch's generator: (features / 2,) int32, the bits of float32 numbers.
+
+    Bits, because `network.to(torch.bfloat16)` rounds every floating-point buffer, and a rounded frequency is another
+    frequency. Integers are left alone.
+    """
+    return (kind.scale * torch.randn(features // 2, dtype=torch.float32)).view(torch.int32)
+
+
+def expand(c_noise: Tensor, features: int, kind: TimeEmbedding, bits: Tensor | None) -> Tensor:
+    """Expand noise levels to sines and cosines.
+
+    Args:
+        c_noise: (B,) float32 or float64; the result is computed in its dtype.
+        features: number of features, even, at least 4.
+        kind: which frequencies.
+        bits: those of `Fourier`, from `frequency_bits`; None for `Sinusoidal`.
+
+    Returns:
+        (B, features) in [-1, 1].
+    """
+    if isinstance(kind, Sinusoidal):
+        return sinusoids(c_noise, features, kind)
+    assert bits is not None
+    phase = 2 * pi * c_noise[:, None] * bits.view(torch.float32).to(c_noise.dtype)
+    return torch.cat([phase.cos(), phase.sin()], dim=-1)
+
+
+def attribute_rows(attributes: Tensor | None, nulls: Tensor, batch: int) -> Tensor:
+    """Say in which rows of one table attributes are: each has its values there, and behind them its null.
+
+    Args:
+        attributes: (B, A) int64, column i in [0, nulls[i]]; None is the null of all.
+        nulls: (A,) int64, number of values of each attribute.
+        batch: number B of examples.
+
+    Returns:
+        (B, A) int64.
+    """
+    first = (nulls + 1).cumsum(0) - (nulls + 1)
+    return first + (nulls.expand(batch, -1) if attributes is None else attributes)
 
 
 class Embedder(nn.Module):
@@ -139,6 +237,8 @@ class Embedder(nn.Module):
         num_classes: number of classes without the null, or None for a network without classes.
         vector_dim: length of the vectors, or None for a network without them.
         attributes: number of values of each attribute without its null, or () for a network without them.
+        label_early: whether the class is added to the expanded noise level, before the perceptron, its table being
+            `features` wide (Karras et al. 2022, for DDPM++ and NCSN++); otherwise to what comes out of it.
     """
 
     def __init__(
@@ -150,6 +250,7 @@ class Embedder(nn.Module):
         num_classes: int | None = None,
         vector_dim: int | None = None,
         attributes: tuple[int, ...] = (),
+        label_early: bool = False,
     ):
         super().__init__()
         self.time = time
@@ -158,13 +259,13 @@ class Embedder(nn.Module):
         self.vector_dim = vector_dim
         self.attributes = attributes
         if isinstance(time, Fourier):
-            # Kept as bit patterns, because `network.to(torch.bfloat16)` rounds every floating-point buffer and a
-            # rounded frequency is another frequency. Integers are left alone.
-            frequencies = time.scale * torch.randn(features // 2, dtype=torch.float32)
-            self.register_buffer("frequency_bits", frequencies.view(torch.int32))
+            self.register_buffer("frequency_bits", frequency_bits(time, features))
         self.time_in = xavier(nn.Linear(features, dim))
         self.time_out = xavier(nn.Linear(dim, dim))
-        self.label = None if num_classes is None else nn.Embedding(num_classes + 1, dim)
+        self.label_early = label_early
+        self.label = None
+        if num_classes is not None:
+            self.label = nn.Embedding(num_classes + 1, features if label_early else dim)
         self.vector_in = None if vector_dim is None else xavier(nn.Linear(vector_dim, dim))
         self.vector_out = None if vector_dim is None else xavier(nn.Linear(dim, dim))
         self.attribute = nn.Embedding(sum(attributes) + len(attributes), dim) if attributes else None
@@ -198,63 +299,23 @@ class Embedder(nn.Module):
                 the wrong shape.
             TypeError: if `c_noise` has 16 bits, or `label` or `attributes` are not integer.
         """
-        self._check(c_noise, label, vector, len(like))
-        h = self.expand(c_noise.to(_working_dtype(like)).expand(len(like))).to(like.dtype)  # (B, features)
+        check_conditions(self, c_noise, label=label, vector=vector, attributes=attributes, batch=len(like))
+        h = self.expand(c_noise.to(working_dtype(like)).expand(len(like))).to(like.dtype)  # (B, features)
+        if self.label is not None and self.num_classes is not None and label is None:
+            label = torch.full((len(like),), self.num_classes, device=like.device)
+        if self.label is not None and self.label_early:
+            h = h + self.label(label)
         h = self.time_out(F.silu(self.time_in(h)))  # (B, dim)
-        if self.label is not None and self.num_classes is not None:
-            if label is None:
-                label = torch.full((len(like),), self.num_classes, device=like.device)
+        if self.label is not None and not self.label_early:
             h = h + self.label(label)
         if self.vector_in is not None and self.vector_out is not None and vector is not None:
             h = h + self.vector_out(F.silu(self.vector_in(vector.to(like.dtype))))
-        if attributes is not None:
-            self._check_attributes(attributes, len(like))
         if self.attribute is not None and self.attribute_out is not None:
-            rows = self._attribute_rows(attributes, len(like))
+            rows = attribute_rows(attributes, self.get_buffer("attribute_nulls"), len(like))
             h = h + self.attribute_out(F.silu(self.attribute(rows).sum(1)))
         return F.silu(h)
 
-    def _attribute_rows(self, attributes: Tensor | None, batch: int) -> Tensor:
-        """Return the rows of the table, (B, A): each attribute has its values there, and behind them its null."""
-        nulls = self.get_buffer("attribute_nulls")
-        first = (nulls + 1).cumsum(0) - (nulls + 1)
-        return first + (nulls.expand(batch, -1) if attributes is None else attributes)
-
     def expand(self, c_noise: Tensor) -> Tensor:
         """Expand noise levels (B,), float32 or float64, to features (B, features) of the same dtype."""
-        if isinstance(self.time, Sinusoidal):
-            return sinusoids(c_noise, self.features, self.time)
-        frequencies = self.get_buffer("frequency_bits").view(torch.float32).to(c_noise.dtype)
-        phase = 2 * pi * c_noise[:, None] * frequencies
-        return torch.cat([phase.cos(), phase.sin()], dim=-1)
-
-    def _check(self, c_noise: Tensor, label: Tensor | None, vector: Tensor | None, batch: int) -> None:
-        if c_noise.shape not in {(), (batch,)}:
-            raise ValueError(f"c_noise has shape {tuple(c_noise.shape)}; expected () or ({batch},).")
-        if c_noise.dtype in (torch.bfloat16, torch.float16):
-            raise TypeError(f"c_noise is {c_noise.dtype}, too coarse for noise levels; keep it in float32.")
-        if label is not None:
-            self._check_label(label, batch)
-        if vector is None and self.vector_dim is not None:
-            raise ValueError(f"this network needs vector, ({batch}, {self.vector_dim}); none was given.")
-        if vector is not None and self.vector_dim is None:
-            raise ValueError("vector was given to a network without vectors; set vector_dim in its config.")
-        if vector is not None and vector.shape != (batch, self.vector_dim):
-            raise ValueError(f"vector has shape {tuple(vector.shape)}; expected ({batch}, {self.vector_dim}).")
-
-    def _check_attributes(self, attributes: Tensor, batch: int) -> None:
-        if not self.attributes:
-            raise ValueError("attributes were given to a network without them; set attributes in its config.")
-        expected = (batch, len(self.attributes))
-        if attributes.shape != expected:
-            raise ValueError(f"attributes have shape {tuple(attributes.shape)}; expected {expected}.")
-        if attributes.dtype not in (torch.int64, torch.int32):
-            raise TypeError(f"attributes are {attributes.dtype}; expected int64, each in [0, n] of {self.attributes}.")
-
-    def _check_label(self, label: Tensor, batch: int) -> None:
-        if self.num_classes is None:
-            raise ValueError("label was given to a network without classes; set num_classes in its config.")
-        if label.shape != (batch,):
-            raise ValueError(f"label has shape {tuple(label.shape)}; expected ({batch},).")
-        if label.dtype not in (torch.int64, torch.int32):
-            raise TypeError(f"label is {label.dtype}; expected int64 classes in [0, {self.num_classes}].")
+        bits = self.get_buffer("frequency_bits") if isinstance(self.time, Fourier) else None
+        return expand(c_noise, self.features, self.time, bits)

@@ -13,7 +13,7 @@ from torch import nn
 
 __all__ = ["xavier", "zeroed"]
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+Layer = TypeVar("Layer", bound=nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
 def xavier(layer: Layer) -> Layer:
