@@ -318,7 +318,7 @@ def test_fitted_samplers_stand_beside_the_best_fixed_ones(complete: Project) -> 
         complete.put(FitSampler("cifar10-small", evaluations).id, fit(evaluations, 0.75))
     text = complete.render()
     told = "| `mnist-small` | 4 | DDIM on Trailing | 0.8000 | 0.4000 | **0.50 [0.40, 0.60]** | 0.6: reached |"
-    assert f"{told} 0.600 | 0.300 | 0.50 | 2.0 min |" in text
+    assert f"{told} 0.600 | 0.300 | 0.50 | 1.7 min |" in text
     same = "DDIM on Trailing | 0.8000 | 0.6000 | **0.75 [0.65, 0.85]**"
     assert f"| `cifar10-small` | 4 | {same} | 0.6: not reached |" in text
     assert f"| `cifar10-small` | 8 | {same} | 1: reached |" in text

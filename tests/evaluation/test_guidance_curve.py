@@ -1,9 +1,10 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
+from unfog.data.dataset import to_uint8
 from unfog.evaluation.asking import asked_like
 from unfog.evaluation.features import FeatureConfig, feature_extractor
 from unfog.evaluation.guidance_curve import (
@@ -18,6 +19,11 @@ from unfog.evaluation.measure import describe
 from unfog.evaluation.scores import Missing
 from unfog.metrics.interval import Score
 from unfog.pipeline import Pipeline
+from unfog.recipe.data import open_data
+from unfog.recipe.schema import DataConfig
+from unfog.sampling.gaussian import DDIM
+from unfog.sampling.grid import Trailing
+from unfog.sampling.request import SampleSettings
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +124,18 @@ def test_the_curve_is_drawn_the_same_each_time(curve, tmp_path):
 def test_a_single_scale_is_no_curve(curve, tmp_path):
     with pytest.raises(ValueError, match="two scales or more"):
         draw_curve(replace(curve, points=curve.points[:1]), tmp_path / "a.png")
+
+
+def test_attributes_of_shapes_are_read_from_the_samples(effort, tmp_path_factory):
+    """Real scenes in the place of samples have what was asked for, and others do not."""
+    data = open_data(DataConfig("shapes:objects=1-2,train=120,test=60", size=32, channels=3))
+    extractor = feature_extractor(data.train, tmp_path_factory.mktemp("cache"), effort.features)
+    judge = CurveJudge.of(extractor, data.train, data.test, 40, seed=0, resamples=20)
+    fields = data.train.gather(torch.arange(40))
+    settings = SampleSettings(DDIM(), Trailing(), guidance=2.0)
+    right = judge.judged(to_uint8(fields["x0"]), None, settings, fields["attributes"])
+    wrong = judge.judged(to_uint8(fields["x0"]), None, settings, fields["attributes"].roll(7, 0))
+    # The reading of clean pictures is exact but for some in a thousand.
+    assert min(right.accuracy.value, right.one_object.value, right.binding.value) > 0.9
+    assert max(wrong.accuracy.value, wrong.one_object.value, wrong.binding.value) < 0.2
+    assert GuidancePoint.from_dict(json.loads(json.dumps(asdict(right)))) == right

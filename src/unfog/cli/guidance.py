@@ -137,6 +137,7 @@ def _measured(pipeline: Pipeline, judge: CurveJudge, request: SampleRequest, one
 def _told(point: GuidancePoint) -> str:
     quality = point.quality
     scores = {"precision": quality.precision, "recall": quality.recall, "as asked for": point.accuracy}
+    scores |= {"of one object": point.one_object or Missing(""), "binding": point.binding or Missing("")}
     return ", ".join(f"{name} {number(s.value)}" for name, s in scores.items() if isinstance(s, Score))
 
 

@@ -24,8 +24,10 @@ from torch import Tensor
 
 from unfog.data.dataset import Dataset, to_float
 from unfog.data.order import permutation
+from unfog.data.shapes.scene import ATTRIBUTES
 from unfog.diffusion.checks import require
 from unfog.diffusion.random import seed_of
+from unfog.evaluation.adherence import score_adherence
 from unfog.evaluation.classifier import logits
 from unfog.evaluation.features import FeatureExtractor, Pretext
 from unfog.evaluation.measure import draw
@@ -51,8 +53,11 @@ class GuidancePoint:
         scale: of guidance.
         interval: noise levels within which there was guidance; None is all.
         quality: the samples against held-out examples.
-        accuracy: share of the samples that the classifier names as what was asked for.
+        accuracy: share of the samples that are what was asked for: with classes, as the classifier names them; of
+            the set ``shapes``, those with all named attributes.
         spread: root mean square distance of features from the mean of their class, over that of real examples.
+        one_object: of ``shapes``, ``accuracy`` where one object was asked for; else None.
+        binding: of ``shapes``, the share on which both of two objects have their own attributes; else None.
     """
 
     scale: float
@@ -60,6 +65,8 @@ class GuidancePoint:
     quality: Comparison
     accuracy: Score | Missing
     spread: Score | Missing
+    one_object: Score | None = None
+    binding: Score | None = None
 
     @staticmethod
     def from_dict(stored: Mapping[str, Any]) -> "GuidancePoint":
@@ -71,6 +78,7 @@ class GuidancePoint:
             Comparison.from_dict(stored["quality"]),
             score_of(stored["accuracy"]),
             score_of(stored["spread"]),
+            *(None if stored.get(name) is None else Score(**stored[name]) for name in ("one_object", "binding")),
         )
 
 
@@ -155,15 +163,19 @@ class CurveJudge:
         right = _named(extractor, fields["x0"], labels, "held-out examples named rightly")
         return CurveJudge(extractor, features, labels, floor, right, seed, resamples)
 
-    def judged(self, pixels: Tensor, labels: Tensor | None, settings: SampleSettings) -> GuidancePoint:
+    def judged(
+        self, pixels: Tensor, labels: Tensor | None, settings: SampleSettings, attributes: Tensor | None = None
+    ) -> GuidancePoint:
         """Measure the samples of one scale.
 
         Args:
             pixels: ``(N, C, H, W)`` uint8.
             labels: ``(N,)`` the classes that they were asked for; None without.
             settings: how they were drawn.
+            attributes: ``(N, A)`` of the set ``shapes`` that they were asked for; None for other data.
         """
         drawn = self.extractor(pixels)
+        shown = None if attributes is None else score_adherence(pixels, attributes, {})
         return GuidancePoint(
             scale=settings.guidance,
             interval=settings.interval,
@@ -174,8 +186,12 @@ class CurveJudge:
                 self.seed,
                 strata=Strata(self.labels, None if labels is None else labels[: len(self.features)]),
             ),
-            accuracy=_named(self.extractor, to_float(pixels), labels, "samples named as what they were asked for"),
+            accuracy=shown.named
+            if shown
+            else _named(self.extractor, to_float(pixels), labels, "samples named as what they were asked for"),
             spread=self._spread(drawn, labels),
+            one_object=shown.by_count.get("1") if shown else None,
+            binding=shown.binding if shown else None,
         )
 
     def _spread(self, drawn: Tensor, labels: Tensor | None) -> Score | Missing:
@@ -226,7 +242,8 @@ def measure_scale(
     """
     pixels = draw(pipeline, replace(request, settings=settings))
     labels = None if request.labels is None else torch.tensor(request.labels)
-    return judge.judged(pixels, labels, settings)
+    readable = request.attributes is not None and pipeline.attributes == ATTRIBUTES
+    return judge.judged(pixels, labels, settings, torch.tensor(request.attributes) if readable else None)
 
 
 def draw_curve(curve: GuidanceCurve, path: Path) -> None:
