@@ -193,11 +193,12 @@ def covering(factors: Sequence[Sequence[Any]], allow: Callable[[Sequence[Any]], 
 
 def noise_left(sampler: Sampler, schedule: Schedule, times: Tensor) -> float:
     """Return the standard deviation of what is left of noise where a schedule ends above sigma = 0."""
-    end, last, start, prior = schedule.sigma(
-        torch.cat([times[[-1, -2, 0]], torch.ones(1, dtype=torch.float64)])
-    ).tolist()
-    if end > 0 and (sampler == DDPM(Variance.BETA) or isinstance(sampler, LearnedDDPM)):
-        return last  # up to the noise of the forward step, as published: they keep no marginals
+    end, start, prior = schedule.sigma(torch.cat([times[[-1, 0]], torch.ones(1, dtype=torch.float64)])).tolist()
+    inner = getattr(sampler, "inner", sampler)  # of a sampler that is told a learned variance
+    if end > 0 and (inner == DDPM(Variance.BETA) or isinstance(inner, LearnedDDPM)):
+        # Each step injects up to the noise of the forward step, as published: they keep no marginals, and the last step
+        # may be too short to take away what the one before put in.
+        return float(schedule.sigma(times).max()) * max(1.0, prior / start)
     if end > 0 and isinstance(sampler, AnnealedLangevin):
         return (
             math.inf
