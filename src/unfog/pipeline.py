@@ -77,6 +77,7 @@ class Pipeline:
         settings: how to sample unless a request says otherwise.
         classes: names of the classes.
         attributes: names of the attributes and of their values.
+        latent: whether what is diffused are codes whose codec is not at hand.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class Pipeline:
         settings: SampleSettings,
         classes: Sequence[str] = (),
         attributes: Sequence[Attribute] = (),
+        *,
+        latent: bool = False,
     ) -> None:
         self.denoiser = denoiser
         self.conditioner = conditioner
@@ -99,7 +102,7 @@ class Pipeline:
         self.classifier: NoisyClassifier | None = None
         self.weak: Denoiser | None = None
         self.guides: tuple[Guide, ...] = ()
-        self.latent = False
+        self.latent = latent
 
     def guided(
         self, *guides: Guide, classifier: NoisyClassifier | None = None, weak: Denoiser | None = None

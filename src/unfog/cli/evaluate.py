@@ -17,12 +17,11 @@ from unfog.cli.options import Sampling
 from unfog.cli.score import features_named
 from unfog.cli.sources import open_run, run_settings, weights_of
 from unfog.cli.together import together
-from unfog.data.shapes.scene import ATTRIBUTES
 from unfog.diffusion.nn.encoder import EncoderConfig
-from unfog.evaluation.adherence import Adherence, measure_adherence
+from unfog.evaluation.adherence import Adherence, adherence_of, readable
 from unfog.evaluation.extractors import Extractor, Features, published
 from unfog.evaluation.features import FeatureCard
-from unfog.evaluation.measure import Measured, assist, measure
+from unfog.evaluation.measure import Measured, assist, measure, requested
 from unfog.evaluation.report import ReportInputs, write_report
 from unfog.evaluation.scores import Missing
 from unfog.evaluation.tables import missing
@@ -167,7 +166,7 @@ def report_on(
                 features=features,
                 world=world,
             )
-            adherence = _adherence(pipeline, data, config)
+            adherence = _adherence(pipeline, measured, data, config)
             numbers = {"origin": origin_of(run, weights), "machine": machine(), **measured.to_dict()}
             if adherence is not None:
                 numbers["adherence"] = adherence.to_dict()
@@ -196,18 +195,13 @@ def report_on(
     output().print(str(run.folder / REPORT), markup=False, soft_wrap=True)
 
 
-def _adherence(pipeline: Pipeline, data: Data, config: EvaluationConfig) -> Adherence | None:
-    """Return how far samples show the attributes that were asked for, where these can be read from a picture."""
-    if data.test.info.attributes != ATTRIBUTES or "attributes" not in pipeline.conditioner.null(1):
+def _adherence(pipeline: Pipeline, measured: Measured, data: Data, config: EvaluationConfig) -> Adherence | None:
+    """Return how far the samples show the attributes that were asked for, where these can be read from a picture."""
+    settings = pipeline.settings.with_guidance(measured.guidance)
+    request, _ = requested(pipeline, data.test, settings, measured.samples, config.seed, config.batch_size)
+    if measured.images is None or request.attributes is None or not readable(pipeline.attributes):
         return None
-    return measure_adherence(
-        pipeline,
-        data.test,
-        samples=min(config.samples, len(data.test)),
-        guidance=config.guidance,
-        seed=config.seed,
-        batch_size=config.batch_size,
-    )
+    return adherence_of(measured.images, torch.tensor(request.attributes), data.test, seed=config.seed)
 
 
 def _print_adherence(found: Adherence) -> None:

@@ -26,11 +26,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unfog.data.dataset import Dataset, to_uint8
+from unfog.data.dataset import Attribute, Dataset, to_uint8
 from unfog.data.shapes.scene import ATTRIBUTES, BACKGROUND, COUNT, RELATION, SLOT_COLUMNS, relation_of
 from unfog.diffusion.checks import require
 from unfog.diffusion.random import seed_of
 from unfog.evaluation.disturbances import Blur, Clean, Disturbance, Elastic, Jpeg, Noise, Resized, Then
+from unfog.evaluation.measure import draw
 from unfog.evaluation.reading import Found, Reading, read
 from unfog.metrics.interval import Score, proportion
 from unfog.pipeline import Pipeline
@@ -127,9 +128,24 @@ def measure_adherence(
         batch_size=batch_size,
         attributes=[tuple(row) for row in wanted.tolist()],
     )
-    drawn = [to_uint8(preview.step.x).cpu() for preview in pipeline.stream(request) if preview.finished]
-    error = reading_error(dataset, count=min(len(dataset), 1000), seed=seed)
-    return score_adherence(torch.cat(drawn), wanted, error)
+    return adherence_of(draw(pipeline, request), wanted, dataset, seed=seed)
+
+
+def adherence_of(pictures: Tensor, wanted: Tensor, dataset: Dataset, *, seed: int) -> Adherence:
+    """Read from pictures whether they show what was asked for, and state the reading's own error beside it.
+
+    Args:
+        pictures: ``(B, 3, S, S)`` uint8, or floats in [-1, 1].
+        wanted: ``(B, A)`` int64, as for ``score_adherence``.
+        dataset: the test part of the set ``shapes``, on whose pictures the error is measured.
+        seed: of what is done to these pictures.
+    """
+    return score_adherence(pictures, wanted, reading_error(dataset, count=min(len(dataset), 1000), seed=seed))
+
+
+def readable(attributes: Sequence[Attribute]) -> bool:
+    """Tell whether attributes are those of the set ``shapes``, which can be read from a picture."""
+    return tuple(attributes) == ATTRIBUTES
 
 
 def score_adherence(pictures: Tensor, wanted: Tensor, reading_error: Mapping[str, Score]) -> Adherence:
@@ -271,7 +287,7 @@ def _scored(right: Tensor, named: Tensor, about: str) -> dict[str, Score]:
 
 def _attributes_of(dataset: Dataset, count: int) -> Tensor:
     require(
-        dataset.info.attributes == ATTRIBUTES,
+        readable(dataset.info.attributes),
         f"data of the set shapes, whose pictures can be read, got {dataset.info.name}",
     )
     return dataset.gather(torch.arange(count))["attributes"]

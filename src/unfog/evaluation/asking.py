@@ -8,6 +8,7 @@ from unfog.data.dataset import Dataset
 from unfog.data.order import permutation
 from unfog.diffusion.random import seed_of
 from unfog.pipeline import Pipeline
+from unfog.sampling.conditioning.conditioner import Label
 from unfog.sampling.request import SampleRequest, SampleSettings
 
 
@@ -39,3 +40,9 @@ def asked_like(
         settings=settings,
         batch_size=batch_size,
     )
+
+
+def evenly(pipeline: Pipeline, count: int) -> tuple[list[int] | None, int]:
+    """Return a class for each sample, ``k % classes``, None unless a model knows classes alone, and their number."""
+    classes = pipeline.conditioner.classes if isinstance(pipeline.conditioner, Label) else 0
+    return [k % classes for k in range(count)] if classes else None, classes

@@ -16,6 +16,7 @@ from unfog.evaluation.gallery import Gallery, Picture, Row, columns_for, gallery
 from unfog.evaluation.memorisation import Memorisation, View
 from unfog.evaluation.scores import Missing
 from unfog.evaluation.svg import FIRST, GRID, SECOND, Chart, finish, panel
+from unfog.evaluation.template import filled
 from unfog.metrics.interval import Score
 
 if TYPE_CHECKING:
@@ -86,15 +87,6 @@ def write_audit(path: Path, inputs: AuditInputs) -> None:
 
 def render(inputs: AuditInputs) -> str:
     """Return the page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("unfog", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     copies, audit = inputs.memorisation, inputs.audit
     context = {
         "inputs": inputs,
@@ -106,7 +98,7 @@ def render(inputs: AuditInputs) -> str:
         "several": not isinstance(audit, Missing) and len(audit.attributes) > 1,
         "missing": {name: isinstance(one, Missing) for name, one in (("copies", copies), ("audit", audit))},
     }
-    return environment.get_template("audit.html.j2").render(context)
+    return filled("audit.html.j2", context)
 
 
 def verdict_of_view(view: View) -> str:

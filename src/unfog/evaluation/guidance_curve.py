@@ -24,10 +24,9 @@ from torch import Tensor
 
 from unfog.data.dataset import Dataset, to_float
 from unfog.data.order import permutation
-from unfog.data.shapes.scene import ATTRIBUTES
 from unfog.diffusion.checks import require
 from unfog.diffusion.random import seed_of
-from unfog.evaluation.adherence import score_adherence
+from unfog.evaluation.adherence import readable, score_adherence
 from unfog.evaluation.classifier import logits
 from unfog.evaluation.features import FeatureExtractor, Pretext
 from unfog.evaluation.measure import draw
@@ -242,8 +241,8 @@ def measure_scale(
     """
     pixels = draw(pipeline, replace(request, settings=settings))
     labels = None if request.labels is None else torch.tensor(request.labels)
-    readable = request.attributes is not None and pipeline.attributes == ATTRIBUTES
-    return judge.judged(pixels, labels, settings, torch.tensor(request.attributes) if readable else None)
+    shapes = request.attributes is not None and readable(pipeline.attributes)
+    return judge.judged(pixels, labels, settings, torch.tensor(request.attributes) if shapes else None)
 
 
 def draw_curve(curve: GuidanceCurve, path: Path) -> None:

@@ -14,7 +14,7 @@ from unfog.data.dataset import Dataset, to_uint8
 from unfog.diffusion.checks import require
 from unfog.diffusion.denoiser import NetworkDenoiser
 from unfog.evaluation.accuracy import AccuracyReport
-from unfog.evaluation.asking import asked_like
+from unfog.evaluation.asking import asked_like, evenly
 from unfog.evaluation.card import Card, ExtractorCard
 from unfog.evaluation.classifier import Budget
 from unfog.evaluation.extractors import Extractor
@@ -24,7 +24,6 @@ from unfog.evaluation.reference import Remembering
 from unfog.evaluation.scores import Comparison, Missing, Resemblance, Scores, evaluate, score_of
 from unfog.metrics.interval import Score
 from unfog.pipeline import Pipeline
-from unfog.sampling.conditioning.conditioner import Label
 from unfog.sampling.request import SampleRequest, SampleSettings
 from unfog.tasks.denoising import Denoising
 from unfog.training.parallel import World
@@ -228,8 +227,7 @@ def requested(
     if "attributes" in pipeline.conditioner.null(1):
         asked = asked_like(pipeline, test, samples, settings=settings, seed=seed, batch_size=batch_size)
         return asked, 0
-    classes = pipeline.conditioner.classes if isinstance(pipeline.conditioner, Label) else 0
-    labels = [k % classes for k in range(samples)] if classes else None
+    labels, classes = evenly(pipeline, samples)
     return SampleRequest(samples, labels, seed, 0, settings, batch_size), classes
 
 

@@ -22,6 +22,7 @@ from unfog.evaluation.loss import evaluating
 from unfog.evaluation.measure import Measured, describe, worded
 from unfog.evaluation.plots import Record
 from unfog.evaluation.svg import Chart
+from unfog.evaluation.template import filled
 from unfog.pipeline import Pipeline
 from unfog.sampling.request import SampleRequest
 from unfog.sampling.sampler import TableSampler
@@ -104,17 +105,8 @@ def render(inputs: ReportInputs) -> str:
         ValueError: if what is diffused are no images, or the model cannot draw.
         FloatingPointError: if a sample is not finite.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     shape = inputs.pipeline.shape
     require(len(shape) == 3, f"a model of images (C, H, W) to report on, got examples of shape {shape}")
-    environment = Environment(
-        loader=PackageLoader("unfog", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     with evaluating(inputs.pipeline.denoiser):
         context = {
             "inputs": inputs,
@@ -130,7 +122,7 @@ def render(inputs: ReportInputs) -> str:
             "cost": _cost(inputs),
             "counted": tables.counted,
         }
-    return environment.get_template("report.html.j2").render(context)
+    return filled("report.html.j2", context)
 
 
 def _facts(inputs: ReportInputs) -> dict[str, str]:

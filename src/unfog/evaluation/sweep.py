@@ -26,13 +26,13 @@ from unfog.diffusion.denoiser import Denoiser, NetworkDenoiser
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.random import Rng, seed_of
 from unfog.diffusion.schedule import Schedule
+from unfog.evaluation.asking import evenly
 from unfog.evaluation.features import FeatureConfig, FeatureExtractor, feature_extractor, obstacle
 from unfog.evaluation.scores import Comparison, Missing, classes_of, compare, score_of
 from unfog.metrics.frechet import Moments, frechet_distance
 from unfog.metrics.frechet_limit import Strata
 from unfog.metrics.interval import LEVEL, Score, mean
 from unfog.pipeline import Pipeline
-from unfog.sampling.conditioning.conditioner import Label
 from unfog.sampling.request import SampleRequest, SampleSettings
 from unfog.sampling.sampler import sample
 
@@ -161,8 +161,7 @@ def injects_noise(settings: SampleSettings, schedule: Schedule) -> bool:
 
 def request_for(pipeline: Pipeline, settings: SampleSettings, amount: Amount, count: int) -> SampleRequest:
     """Return the request for the first samples of a sweep: sample k has the label ``k % classes``."""
-    classes = pipeline.conditioner.classes if isinstance(pipeline.conditioner, Label) else 0
-    labels = [k % classes for k in range(count)] if classes else None
+    labels, _ = evenly(pipeline, count)
     return SampleRequest(count, labels, amount.seed, 0, settings, amount.batch_size)
 
 

@@ -166,6 +166,13 @@ def build_pipeline(recipe: Recipe, model: nn.Module, card: DataCard) -> Pipeline
         card: of the data that it learned from.
     """
     denoiser, conditioner = build_denoiser(recipe, model), build_conditioner(recipe)
-    made = Pipeline(denoiser, conditioner, Identity(), card.shape, recipe.sample, card.classes, card.attributes)
-    made.latent = card.latent
-    return made
+    return Pipeline(
+        denoiser,
+        conditioner,
+        Identity(),
+        card.shape,
+        recipe.sample,
+        card.classes,
+        card.attributes,
+        latent=card.latent,
+    )

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unfog.diffusion.nn import recompute
-from unfog.diffusion.nn.attention import check_context
 from unfog.diffusion.nn.conv import (
     Downsample,
     Resample,
@@ -30,6 +29,7 @@ from unfog.diffusion.nn.conv import (
 from unfog.diffusion.nn.embed import Embedder
 from unfog.diffusion.nn.init import xavier, zeroed
 from unfog.diffusion.nn.residual import ResidualBlock
+from unfog.diffusion.nn.tokens import join
 from unfog.diffusion.nn.unet_config import UNetConfig
 
 __all__ = ["UNet", "UNetConfig"]
@@ -119,25 +119,11 @@ class UNet(nn.Module):
             ValueError: if a shape is wrong, or a condition is missing or is one that the network does not have.
             TypeError: if `c_noise` has 16 bits, `label` or `attributes` are not integer, or `context_mask` is not bool.
         """
-        self._check(x, image)
-        check_context(context, context_mask, self.config.context_dim, len(x))
+        whole = join(self.config, x, image, context, context_mask)
         embedding = self.embedder(c_noise, label=label, vector=vector, attributes=attributes, like=x)
-        h = x if image is None else torch.cat([x, image.to(x.dtype)], dim=1)
-        h, corner = pad_to_multiple(h, self.config.multiples)
+        h, corner = pad_to_multiple(whole, self.config.multiples)
         h = self._answer(h, embedding, None if context is None else context.to(x.dtype), context_mask)
         return crop(h, corner, x.shape[2:])
-
-    def _check(self, x: Tensor, image: Tensor | None) -> None:
-        config, sides = self.config, ("L", "H, W", "T, H, W")[self.config.axes - 1]
-        if x.ndim != config.axes + 2 or x.shape[1] != config.in_channels or x.numel() == 0:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected (B, {config.in_channels}, {sides}), none 0.")
-        expected = (len(x), config.image_channels, *x.shape[2:])
-        if image is None and config.image_channels:
-            raise ValueError(f"this network needs image, {expected}; none was given.")
-        if image is not None and not config.image_channels:
-            raise ValueError("image was given to a network without it; set image_channels in its config.")
-        if image is not None and image.shape != expected:
-            raise ValueError(f"image has shape {tuple(image.shape)}; expected {expected}, the size of x.")
 
     def _answer(self, x: Tensor, *conditions: Tensor | None) -> Tensor:
         x = fold(x, self.config.sides)

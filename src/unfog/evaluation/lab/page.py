@@ -16,6 +16,7 @@ from unfog.evaluation.lab.charts import Look, Marginal
 from unfog.evaluation.lab.law import directions
 from unfog.evaluation.lab.measure import INTERVAL, Laboratory, Order, Reading, Result
 from unfog.evaluation.svg import Chart
+from unfog.evaluation.template import filled
 from unfog.sampling.sampler import Step
 
 SECTIONS = {
@@ -72,15 +73,6 @@ def write_page(path: Path, inputs: PageInputs) -> None:
 
 def render(inputs: PageInputs) -> str:
     """Return the page."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("unfog", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     results = inputs.results
     looks = charts.looks_of([result.name for result in results])
     floor = inputs.laboratory.floor()
@@ -103,7 +95,7 @@ def render(inputs: PageInputs) -> str:
         "cost_rows": list(_cost_rows(results)),
         "refusals": [(result.name, refusal) for result in results for refusal in result.refusals],
     }
-    return environment.get_template("lab.html.j2").render(context)
+    return filled("lab.html.j2", context)
 
 
 def told(value: float | None) -> str:
