@@ -5,6 +5,9 @@ import pytest
 
 from unfog.cli import families, main
 from unfog.evaluation.features import feature_extractor
+from unfog.recipe.data import open_data
+from unfog.recipe.schema import DataConfig
+from unfog.recipes import RECIPES
 
 Capture = pytest.CaptureFixture[str]
 TINY = [
@@ -62,6 +65,18 @@ def test_models_without_classes_are_compared_without(cheap: None, here: Path) ->
     assert [record["seed"] for record in records] == [3, 4]
     assert "without" in records[0]["accuracy"]["reason"]
     assert records[0]["bits"]["reason"] == "none was asked for"
+
+
+@pytest.mark.parametrize(("data", "recipe"), [("mnist", "mnist-small"), ("cifar10", "cifar10-small")])
+def test_the_recipe_that_suits_the_time_takes_part(
+    data: str, recipe: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The data's name is also that of a larger recipe, for accelerators.
+    monkeypatch.setattr(
+        families, "open_data", lambda config, labelled: open_data(DataConfig("digits"), labelled=labelled)
+    )
+    assert data in RECIPES
+    assert families.Race.of(data, ()).recipe.name == recipe
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from unfog.diffusion.nn.embed import Embedder, Fourier, Sinusoidal, sinusoids
+from unfog.diffusion.nn.embed import AttributeTokens, Embedder, Fourier, Sinusoidal, sinusoids
 
 IMAGES = torch.zeros(3, 1, 4, 4)
 LEVELS = torch.tensor([0.0, 10.0, 999.0])
@@ -185,3 +185,30 @@ def test_a_scale_multiplies_noise_levels_before_they_are_expanded() -> None:
     assert torch.equal(sinusoids(levels, 16, Sinusoidal(scale=0.25)), sinusoids(levels / 4, 16, Sinusoidal()))
     with pytest.raises(ValueError, match="scale is 0"):
         Sinusoidal(scale=0.0)
+
+
+def test_attributes_of_one_token_are_summed_and_others_are_kept_apart() -> None:
+    tokens = AttributeTokens((2, 3, 2), (1, 0, 1), 8)
+    given = torch.tensor([[0, 3, 1], [0, 1, 1]])
+    made, mask = tokens(given, None, None, like=torch.zeros(2, 1))
+    assert mask is None
+    table = tokens.attribute.weight  # rows 0..2, 3..6, 7..9
+    assert torch.allclose(made[:, 0], table[[6, 4]])
+    assert torch.allclose(made[:, 1], ((table[0] + table[8]) / 2**0.5).expand(2, -1), atol=1e-6)
+
+
+def test_a_context_follows_the_tokens_of_attributes() -> None:
+    tokens = AttributeTokens((2, 3), (0, 1), 8)
+    context, seen = torch.randn(2, 3, 8), torch.tensor([[True, False, True], [True, True, False]])
+    made, mask = tokens(None, context, seen, like=torch.zeros(2, 1))
+    assert torch.equal(made[:, 2:], context)
+    assert mask is not None
+    assert mask[:, :2].all()
+    assert torch.equal(mask[:, 2:], seen)
+    assert torch.equal(made[0, :2], tokens.attribute.weight[[2, 6]])  # the nulls
+
+
+@pytest.mark.parametrize("tokens", [(0,), (0, 2), (1, 1), (-1, 0)])
+def test_tokens_that_do_not_fit_the_attributes_are_refused(tokens: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="attribute_tokens"):
+        AttributeTokens((2, 3), tokens, 8)

@@ -26,6 +26,8 @@ ALL = {"vector_dim": 3, "attributes": (2, 3), "context_dim": 6, "image_channels"
 VARIANTS: dict[str, Config] = {
     "dit": replace(TINY_DIT, **ALL),
     "dit, modern": replace(TINY_DIT, positions=Rotary(), qk_norm=True, gated_mlp=True, context_dim=6),
+    "dit, attributes as tokens": replace(TINY_DIT, attributes=(2, 3), attribute_tokens=(1, 0)),
+    "dit, attributes as tokens before others": replace(TINY_DIT, **ALL, attribute_tokens=(0, 0)),
     "dit, learned": replace(TINY_DIT, positions=Learned((3, 4)), num_classes=None),
     "dit, sequences": replace(TINY_DIT, axes=1, context_dim=6),
     "dit, videos": replace(TINY_DIT, axes=3, patch=(1, 2, 2), positions=Sines(step=0.5, window=4)),

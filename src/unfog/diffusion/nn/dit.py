@@ -4,8 +4,9 @@ An image is cut into patches; each becomes a token. In every block, the embeddin
 gives for attention and for the perceptron a shift, a scale and a gate; all start at zero, so that a fresh block
 is the identity. Sequences and videos are cut into patches of their own, and the rest is the same.
 
-Tokens of a condition (a prompt's, say) are read by attention between the two. Published are further a norm of queries
-and keys, rotary positions and gated perceptrons; the defaults are those of the first publication.
+Tokens of a condition (of a prompt, or of the objects that attributes describe) are read by attention between the two.
+Published are further a norm of queries and keys, rotary positions and gated perceptrons; the defaults are those of the
+first publication.
 
 Source: Peebles and Xie 2023, "Scalable Diffusion Models with Transformers", arXiv 2212.09748, section 3.2 and
 table 1 (sizes). Chen et al. 2023, "PixArt-alpha", arXiv 2310.00426, section 2.3 (attention to the prompt, in the
@@ -20,7 +21,13 @@ from torch import Tensor, nn
 
 from unfog.diffusion.nn import recompute
 from unfog.diffusion.nn.attention import CrossAttention, SelfAttention
-from unfog.diffusion.nn.embed import Embedder, Sinusoidal, TimeEmbedding
+from unfog.diffusion.nn.embed import (
+    AttributeTokens,
+    Embedder,
+    Sinusoidal,
+    TimeEmbedding,
+    check_attribute_tokens,
+)
 from unfog.diffusion.nn.init import xavier, zeroed
 from unfog.diffusion.nn.norm import modulate
 from unfog.diffusion.nn.positions import Placement, Positions, Sines
@@ -67,6 +74,9 @@ class DiTConfig:
         qk_norm: whether queries and keys are normalised.
         gated_mlp: perceptrons gated by a SiLU, which have three matrices for two: `mlp_ratio` 8/3 then costs what 4
             does without.
+        attribute_tokens: which token each attribute belongs to, 0 to the number of tokens less 1; those of one object
+            share one. Blocks then read the tokens by attention, as those of a context, besides the embedding that all
+            attributes are added to; () leaves it at that.
 
     Raises:
         ValueError: for values outside these ranges or that contradict each other.
@@ -94,12 +104,15 @@ class DiTConfig:
     positions: Positions = field(default_factory=Sines)
     qk_norm: bool = False
     gated_mlp: bool = False
+    attribute_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         counts = ("in_channels", "out_channels", "dim", "depth", "heads", "num_classes", "vector_dim", "context_dim")
         check_transformer(self, counts=counts, shares=("dropout", "attention_dropout"))
         if self.time_features < 4 or self.time_features % 2:
             raise ValueError(f"time_features is {self.time_features}; it must be even and at least 4.")
+        if self.attribute_tokens:
+            check_attribute_tokens(self.attributes, self.attribute_tokens)
 
 
 class DiT(nn.Module):
@@ -125,6 +138,9 @@ class DiT(nn.Module):
             vector_dim=config.vector_dim,
             attributes=config.attributes,
         )
+        self.attribute_tokens: AttributeTokens | None = None
+        if config.attribute_tokens:
+            self.attribute_tokens = AttributeTokens(config.attributes, config.attribute_tokens, dim)
         self.context_in = None if config.context_dim is None else ContextIn(config.context_dim, dim)
         self.placement = Placement(config.positions, config.axes, dim, dim // config.heads)
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
@@ -182,6 +198,8 @@ class DiT(nn.Module):
         rotation = self.placement.rotation(layout.grid, like=x)
         if self.context_in is not None and context is not None:
             context = self.context_in(context.to(x.dtype))
+        if self.attribute_tokens is not None:
+            context, context_mask = self.attribute_tokens(attributes, context, context_mask, like=x)
         for block in self.blocks:
             h = recompute.call(block, h, embedding, rotation, context, context_mask, recompute=config.checkpoint)
         shift, scale = self.modulation_out(embedding)[:, None].chunk(2, dim=-1)  # each (B, 1, dim)
@@ -222,7 +240,7 @@ class DiTBlock(nn.Module):
         self.norm1 = _norm(config)
         self.attention = SelfAttention(dim, config.heads, dropout=config.attention_dropout, qk_norm=config.qk_norm)
         self.cross: CrossAttention | None = None
-        if config.context_dim is not None:
+        if config.context_dim is not None or config.attribute_tokens:
             self.cross = CrossAttention(
                 dim, config.heads, dim, dropout=config.attention_dropout, qk_norm=config.qk_norm
             )
@@ -246,7 +264,7 @@ class DiTBlock(nn.Module):
             x: tokens (B, N, dim).
             embedding: (B, dim) after SiLU.
             rotation: of queries and keys, (2, N, head_dim / 2).
-            context: tokens of the condition (B, M, dim), if the network has one.
+            context: tokens of conditions (B, M, dim), if the network has some.
             context_mask: (B, M) bool, which of them can be seen.
         """
         modulation = self.modulation(embedding)[:, None]  # (B, 1, 6 dim)

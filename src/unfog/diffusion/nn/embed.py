@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from unfog.diffusion.nn.init import xavier
 
 __all__ = [
+    "AttributeTokens",
     "Conditioned",
     "Embedder",
     "Fourier",
     "Sinusoidal",
     "TimeEmbedding",
     "attribute_rows",
+    "check_attribute_tokens",
     "check_conditions",
     "expand",
     "frequency_bits",
@@ -319,3 +321,64 @@ class Embedder(nn.Module):
         """Expand noise levels (B,), float32 or float64, to features (B, features) of the same dtype."""
         bits = self.get_buffer("frequency_bits") if isinstance(self.time, Fourier) else None
         return expand(c_noise, self.features, self.time, bits)
+
+
+def check_attribute_tokens(attributes: tuple[int, ...], tokens: tuple[int, ...]) -> None:
+    """Refuse tokens that attributes cannot be gathered in.
+
+    Args:
+        attributes: number of values of each attribute.
+        tokens: which token each belongs to.
+
+    Raises:
+        ValueError: unless there is a token for each attribute, numbered from 0 without a gap.
+    """
+    if len(tokens) != len(attributes) or set(tokens) != set(range(max(tokens) + 1)):
+        raise ValueError(
+            f"attribute_tokens is {tokens}; expected a number for each of {len(attributes)} attributes, from 0 without "
+            f"a gap."
+        )
+
+
+class AttributeTokens(nn.Module):
+    """Attributes as tokens that attention can read: those of one object are summed into one.
+
+    Where an embedding of the whole picture must say "the first is red, the second is blue; the first lies to the
+    left", a token says "red, to the left", and a patch can find the object that it belongs to by its place.
+
+    Args:
+        attributes: number of values of each attribute without its null.
+        tokens: which token each attribute belongs to, as `check_attribute_tokens` wants them.
+        dim: width of a token.
+    """
+
+    def __init__(self, attributes: tuple[int, ...], tokens: tuple[int, ...], dim: int):
+        super().__init__()
+        check_attribute_tokens(attributes, tokens)
+        self.attribute = nn.Embedding(sum(attributes) + len(attributes), dim)
+        self.register_buffer("attribute_nulls", torch.tensor(attributes, dtype=torch.int64), persistent=False)
+        belongs = F.one_hot(torch.tensor(tokens)).T.to(torch.float32)  # (tokens, A)
+        # Tokens start with unit variance, however many attributes they sum.
+        self.register_buffer("belongs", belongs / belongs.sum(1, keepdim=True).sqrt(), persistent=False)
+
+    def forward(
+        self, attributes: Tensor | None, context: Tensor | None, context_mask: Tensor | None, *, like: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Make tokens, and put those of a context behind them.
+
+        Args:
+            attributes: (B, A) int64, as for `Embedder`; None is the null of all.
+            context: further tokens (B, M, dim), or None.
+            context_mask: (B, M) bool, which of them count; None is all.
+            like: the images (B, ...): the tokens take their number, dtype and device.
+
+        Returns:
+            (B, tokens + M, dim), and which of them count, (B, tokens + M) bool, or None for all.
+        """
+        rows = attribute_rows(attributes, self.get_buffer("attribute_nulls"), len(like))
+        own = torch.einsum("ta,bad->btd", self.get_buffer("belongs").to(like.dtype), self.attribute(rows))
+        if context is None:
+            return own, None
+        if context_mask is not None:
+            context_mask = torch.cat([context_mask.new_ones(own.shape[:2]), context_mask], dim=1)
+        return torch.cat([own, context], dim=1), context_mask
