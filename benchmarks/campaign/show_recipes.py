@@ -73,17 +73,18 @@ def overview(found: Sequence[Trainings]) -> list[str]:
     for one in found:
         first = one.evaluations[0]
         accuracy = [evaluation["scores"]["accuracy"] for evaluation in one.evaluations]
+        cas = pooled([a["score"] for a in accuracy], share) + ", " if _known(accuracy) else ""
         network, zero = ([e["loss_test"][name]["value"] for e in one.evaluations] for name in ("network", "zero"))
-        score = pooled([a["score"] for a in accuracy], share)
         lines.append(
-            f"| `{one.recipe}` | {len(one.records)} of {len(SEEDS)} | {one.minutes} | {score}, "
+            f"| `{one.recipe}` | {len(one.records)} of {len(SEEDS)} | {one.minutes} | {cas}"
             f"{first['samples']} samples at {first['evaluations']} evaluations | {_yardstick(accuracy)} | "
             f"{spread(network, '{:.4f}')} ({spread(zero, '{:.4f}')}) |"
         )
     return [
         *lines,
         "",
-        "CAS: accuracy on held-out real images of a classifier trained on samples alone. One seed: its value with the "
+        "CAS: accuracy on held-out real images of a classifier trained on samples alone, for models that know "
+        "classes. One seed: its value with the "
         "95 % interval over examples; several: mean ± standard deviation over seeds. "
         f"Measured {_dates(found)} on {_machines(found)}.",
     ]
@@ -111,10 +112,11 @@ def details(one: Trainings) -> list[str]:
         samples, floor = ([e["scores"][of][key] for e in one.evaluations] for of in ("samples", "floor"))
         lines.append(f"| {name} | {pooled(samples, number)} | {pooled(floor, number)} | {first['scores']['count']} |")
     accuracy = [e["scores"]["accuracy"] for e in one.evaluations]
-    lines.append(
-        f"| classification accuracy score | {pooled([a['score'] for a in accuracy], share)} | {_yardstick(accuracy)} | "
-        f"{first['samples']} |"
-    )
+    if _known(accuracy):
+        lines.append(
+            f"| classification accuracy score | {pooled([a['score'] for a in accuracy], share)} | "
+            f"{_yardstick(accuracy)} | {first['samples']} |"
+        )
     for name, data, key in (
         ("loss, held out", "loss_test", "network"),
         ("loss, training examples", "loss_train", "network"),
@@ -122,7 +124,37 @@ def details(one: Trainings) -> list[str]:
     ):
         losses = [e[data][key] for e in one.evaluations]
         lines.append(f"| {name} | {pooled(losses, number)} | | {losses[0]['count']} |")
-    return [*lines, ""]
+    return [*lines, "", *_adherence([e["adherence"] for e in one.evaluations if e.get("adherence")])]
+
+
+def _adherence(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a table of what samples show of what was asked for, of runs that are told attributes."""
+    if not found:
+        return []
+    lines = ["| asked for | shown | by chance | examples each |", "|---|---|---|---|"]
+
+    def add(name: str, scores: Sequence[Score], chance: str) -> None:
+        by_chance = [one["chance"][chance] for one in found if chance in one["chance"]]
+        told = pooled(by_chance, share) if by_chance else ""
+        lines.append(f"| {name} | {pooled(scores, share)} | {told} | {scores[0]['count']} |")
+
+    add("all named attributes", [one["named"] for one in found], "named")
+    for count in found[0]["by_count"]:
+        objects = "one object" if count == "1" else f"{count} objects"
+        add(f"all named attributes, {objects}", [one["by_count"][count] for one in found], "")
+    if all(one["binding"] for one in found):
+        add("binding of two objects", [one["binding"] for one in found], "binding")
+    for name in found[0]["attributes"]:
+        add(name, [one["attributes"][name] for one in found], name)
+    errors = [
+        f"{name}: {pooled([one['reading_error'][name] for one in found], share)}" for name in found[0]["reading_error"]
+    ]
+    return [
+        *lines,
+        "",
+        f"Attributes are read from the pictures. Share of real examples that are read wrongly: {'; '.join(errors)}.",
+        "",
+    ]
 
 
 def share(score: Score) -> str:
@@ -150,6 +182,11 @@ def spread(values: Sequence[float], form: str) -> str:
     if len(values) == 1:
         return form.format(values[0])
     return f"{form.format(fmean(values))} ± {form.format(stdev(values))}"
+
+
+def _known(accuracy: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether there is a classification accuracy; models without classes have a reason in its place."""
+    return all("score" in one for one in accuracy)
 
 
 def _yardstick(accuracy: Sequence[Mapping[str, Any]]) -> str:

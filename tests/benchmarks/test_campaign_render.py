@@ -85,6 +85,22 @@ def recipe(seed: int, accuracy: float = 0.9, steps: int = 600) -> Record:
     return {**MADE, "seed": seed, "measured": {**measured, "run_command": f"unfog train digits train.seed={seed}"}}
 
 
+def shapes(seed: int, named: float = 0.9) -> Record:
+    record = recipe(seed)
+    evaluation = record["measured"]["evaluation"]
+    evaluation["scores"]["accuracy"] = {"reason": "no classes"}
+    evaluation["adherence"] = {
+        "named": score(named),
+        "attributes": {"colour 1": score(0.8), "relation": score(0.6)},
+        "by_count": {"1": score(0.97), "2": score(0.7)},
+        "binding": score(0.75),
+        "chance": {"named": score(0.01), "colour 1": score(0.14)},
+        "reading_error": {"clean": score(0.0)},
+        "samples": 1000,
+    }
+    return record
+
+
 def bits(value: float) -> Record:
     means = {"values": [0.3, 0.2, 0.0], "errors": [0.01, 0.01, 0.0]}
     curve = {"times": [0.1, 0.5, 0.9], "log_snr": [9.0, 0.0, -9.0], "terms": means, "shares": means}
@@ -137,6 +153,23 @@ def complete(project: Project) -> Project:
     for seed in range(3):
         project.put(Trained("digits", seed).id, recipe(seed, accuracy=0.88 + 0.02 * seed))
     return project
+
+
+def test_what_samples_show_of_what_was_asked_for_has_a_table(project: Project) -> None:
+    project.put(Trained("shapes-small", 0).id, shapes(0))
+    rows = project.render()
+    assert "| `shapes-small` | 1 of 3 | 1.0 min | 1000 samples at 20 evaluations |  |" in rows
+    assert "classification accuracy" not in rows
+    for row in (
+        "| all named attributes | 90.0 % [80.0, 100.0] | 1.0 % [-9.0, 11.0] | 100 |",
+        "| all named attributes, one object | 97.0 %",
+        "| all named attributes, 2 objects | 70.0 %",
+        "| binding of two objects | 75.0 %",
+        "| colour 1 | 80.0 % [70.0, 90.0] | 14.0 % [4.0, 24.0] | 100 |",
+        "| relation | 60.0 % [50.0, 70.0] |  | 100 |",
+        "read wrongly: clean: 0.0 %",
+    ):
+        assert row in rows
 
 
 def test_the_interval_over_seeds_is_students() -> None:
