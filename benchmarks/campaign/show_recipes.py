@@ -10,6 +10,8 @@ from unfog.evaluation.card import IncomparableError, require_alike
 
 ROWS = (
     ("Fréchet distance, own features (not FID)", "frechet"),
+    ("the same at infinite counts", "limit"),
+    ("kernel distance", "kernel"),
     ("precision", "precision"),
     ("recall", "recall"),
     ("density", "density"),
@@ -109,8 +111,11 @@ def details(one: Trainings) -> list[str]:
         "|---|---|---|---|",
     ]
     for name, key in ROWS:
-        samples, floor = ([e["scores"][of][key] for e in one.evaluations] for of in ("samples", "floor"))
-        lines.append(f"| {name} | {pooled(samples, number)} | {pooled(floor, number)} | {first['scores']['count']} |")
+        samples, floor = ([e["scores"][of].get(key) for e in one.evaluations] for of in ("samples", "floor"))
+        if not all(samples):
+            continue  # measured before there was this score, or without what it needs
+        real = pooled(floor, number) if all(floor) else ""
+        lines.append(f"| {name} | {pooled(samples, number)} | {real} | {first['scores']['count']} |")
     accuracy = [e["scores"]["accuracy"] for e in one.evaluations]
     if _known(accuracy):
         lines.append(
