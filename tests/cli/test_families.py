@@ -84,7 +84,7 @@ def test_the_recipe_that_suits_the_time_takes_part(
     [
         (["digits", "--families", "gan,rnn"], "expected some of diffusion, gan, vae, flow, got rnn"),
         (["digits", "--seeds", "x"], "--seeds: expected whole numbers"),
-        (["digits", "--minutes", "0"], "seconds above 0"),
+        (["digits", "--minutes", "0"], "--minutes: expected above 0, got 0"),
         (["digits", "data.size=9"], "can be halved"),
         (["nowhere"], "nowhere"),
     ],

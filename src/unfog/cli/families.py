@@ -156,6 +156,8 @@ def run(
 ) -> int:
     """Compare families; see ``commands.measuring.families``."""
     wanted, numbers = _families(families), _seeds(seeds)
+    if not minutes > 0:
+        raise CommandError(f"--minutes: expected above 0, got {minutes:g}")
     with refusing():
         effort = RaceEffort(
             seconds=60.0 * minutes,
