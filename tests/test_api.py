@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,10 +42,13 @@ def test_a_run_is_not_trained_over_another(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_samples_is_scored_without_its_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = unfog.SampleRequest(count=3, settings=named("digits").sample)
-    unfog.save_images(unfog.Samples(torch.rand(3, 1, 8, 8), request, named("digits").sample), tmp_path)
+    settings = named("digits").sample
+    request = unfog.SampleRequest(count=3, settings=settings)
+    unfog.save_images(unfog.Samples(torch.rand(3, 1, 8, 8), request, settings), tmp_path)
     scored: list[Dataset] = []
     stick = SimpleNamespace(score=lambda pictures, seed: scored.append(pictures))
     monkeypatch.setattr(api, "yardstick", lambda *_, **__: stick)
     unfog.score(tmp_path, against="digits")
-    assert [len(pictures) for pictures in scored] == [3]
+    unfog.score(unfog.Samples(torch.rand(2, 1, 8, 8), replace(request, count=2, labels=[1, 0]), settings), "x")
+    assert [len(pictures) for pictures in scored] == [3, 2]
+    assert ["label" in pictures.info.fields for pictures in scored] == [False, True]

@@ -158,7 +158,8 @@ def score(
     if isinstance(images, str | Path):
         return stick.score(export.open_pictures(images, spec), seed=seed)
     pixels = to_pixels(images if isinstance(images, Tensor) else images.x)
-    return stick.score(ArrayDataset(pixels.cpu().numpy(), name="samples"), seed=seed)
+    labels = None if isinstance(images, Tensor) else export.labels_of([images.request])
+    return stick.score(ArrayDataset(pixels.cpu().numpy(), labels, name="samples"), seed=seed)
 
 
 def save_images(samples: Samples, folder: str | Path) -> Path:

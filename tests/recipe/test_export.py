@@ -150,7 +150,15 @@ def test_samples_are_opened_without_their_grid(tmp_path: Path) -> None:
     answer = samples()
     save_images(answer, tmp_path)
     opened = open_pictures(tmp_path, DataSpec("digits"))
-    assert torch.equal(to_uint8(opened.gather(torch.arange(len(opened)))["x0"]), to_uint8(answer.x))
+    everything = opened.gather(torch.arange(len(opened)))
+    assert torch.equal(to_uint8(everything["x0"]), to_uint8(answer.x))
+    assert everything["label"].tolist() == [0, 1, 0]
+
+
+def test_samples_without_classes_are_opened_without(tmp_path: Path) -> None:
+    answer = samples()
+    save_images(replace(answer, request=replace(answer.request, labels=[1, None, 0])), tmp_path)
+    assert "label" not in open_pictures(tmp_path, DataSpec("digits")).info.fields
 
 
 def test_a_grid_without_samples_is_refused(tmp_path: Path) -> None:

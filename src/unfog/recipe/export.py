@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unfog.checkpoint import JSON
 from unfog.data.dataset import ArrayDataset, Dataset
@@ -99,7 +100,9 @@ def save_images(
 
 
 def open_pictures(path: str | Path, spec: DataSpec) -> Dataset:
-    """Open pictures to be scored: a folder that ``save_images`` wrote, without its grid, or any data set.
+    """Open pictures to be scored: a folder that ``save_images`` wrote, or any data set.
+
+    Of such a folder the grid is left out, and the classes are those that the samples were asked for.
 
     Args:
         path: of the folder, or a data set by any name that it has.
@@ -115,7 +118,17 @@ def open_pictures(path: str | Path, spec: DataSpec) -> Dataset:
     require(len(files) > 0, f"samples beside {folder / GRID}, got none")
     made = spec.transform
     decoded = [decode_image(file, made.size, made.channels, made.policy).pixels for file in files]
-    return ArrayDataset(np.stack(decoded), name=str(path))
+    try:
+        labels = labels_of([read_record(file).request for file in files])
+    except ValueError:  # not by Unfog
+        labels = None
+    return ArrayDataset(np.stack(decoded), labels, name=str(path))
+
+
+def labels_of(requests: Sequence[SampleRequest]) -> NDArray[np.int64] | None:
+    """Return the class that each sample of some requests was asked for, or None if one was asked for without."""
+    labels = [request.label_of(k) for request in requests for k in range(request.count)]
+    return None if None in labels else np.array(labels, dtype=np.int64)
 
 
 def _save_latents(
