@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from unfog.data.dataset import ArrayDataset
-from unfog.data.sources import DataSpec, open_dataset
+from unfog.data.sources import DataSpec
 from unfog.evaluation.classifier import to_pixels
 from unfog.evaluation.extractors import Extractor, Features
 from unfog.evaluation.fit import Fit, fit_steps
@@ -139,8 +139,8 @@ def score(
     """Score pictures against real ones, without a model.
 
     Args:
-        images: a folder of pictures or a data set; what a pipeline answered; or ``(N, C, H, W)`` uint8, or floats in
-            [-1, 1].
+        images: a folder of pictures (of one that ``save_images`` wrote, all but the grid) or a data set; what a
+            pipeline answered; or ``(N, C, H, W)`` uint8, or floats in [-1, 1].
         against: the real pictures, as data sets are named.
         features: which features: ``Features.INCEPTION`` for those whose Fréchet distance is FID, or an extractor of
             one's own; those of a network that is trained on the real pictures unless given.
@@ -156,9 +156,10 @@ def score(
     spec = DataSpec(path=against, split=split, size=size)
     stick = yardstick(spec, features, weights=None if weights is None else Path(weights), device=default_device())
     if isinstance(images, str | Path):
-        return stick.score(open_dataset(replace(spec, path=str(images), split="train")), seed=seed)
+        return stick.score(export.open_pictures(images, spec), seed=seed)
     pixels = to_pixels(images if isinstance(images, Tensor) else images.x)
-    return stick.score(ArrayDataset(pixels.cpu().numpy(), name="samples"), seed=seed)
+    labels = None if isinstance(images, Tensor) else export.labels_of([images.request])
+    return stick.score(ArrayDataset(pixels.cpu().numpy(), labels, name="samples"), seed=seed)
 
 
 def save_images(samples: Samples, folder: str | Path) -> Path:

@@ -51,6 +51,7 @@ def test_either_part_is_done_alone(run: Path, here: Path, capsys: Capture) -> No
         (["--samples", "1"], "--samples: at least 2, got 1"),
         (["--bias", "--features"], "give --memorisation with it"),
         (["--level", "0.0001", "--steps", "1", "--samples", "2"], "held-out examples or more"),
+        (["--level", "2"], "strictly between 0 and 1; got 2"),
         (["--sampler", "ddimm"], "did you mean ddim?"),
     ],
 )
@@ -58,5 +59,7 @@ def test_what_cannot_be_audited_is_refused(
     run: Path, here: Path, arguments: list[str], words: str, capsys: Capture
 ) -> None:
     assert main(["audit", str(run), *arguments, "--out", "found"]) == 2
-    assert words in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert words in told
+    assert "drawing" not in told  # it is refused before anything is drawn
     assert not Path("found/audit.json").exists()

@@ -32,6 +32,16 @@ def test_a_recipe_is_estimated_from_a_probe(here: Path, tiny: list[str], capsys:
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("seconds", ["0", "0.2"])
+def test_of_a_classifier_training_alone_is_estimated(seconds: str, tiny: list[str], capsys: Capture) -> None:
+    arguments = ["mnist-classifier", *tiny, "data.path=digits", "data.size=8"]
+    assert main(["estimate", *(s for s in arguments if "middle" not in s), "--probe", seconds]) == 0
+    told = capsys.readouterr().out
+    assert "sampling 64 pictures" not in told
+    assert "nothing is sampled: a classifier of noisy data guides another model" in told
+    assert ("4 such steps" in told) == (seconds != "0")
+
+
 def test_without_a_probe_only_what_can_be_computed_is_told(tiny: list[str], capsys: Capture) -> None:
     told = estimate(capsys, "digits", *tiny, "--probe", "0")
     assert told["probe"] is None

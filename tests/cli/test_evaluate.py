@@ -37,6 +37,21 @@ def test_training_ends_with_a_report(here: Path, tiny: list[str], capsys: Captur
     assert numbers["machine"]["torch"]
 
 
+def test_what_samples_show_of_what_was_asked_for_is_printed_and_reported(here: Path, capsys: Capture) -> None:
+    small = ["network.dim=16", "network.depth=1", "network.heads=2", "train.steps=2", "train.batch_size=8"]
+    data = ["data.path=shapes:train=40,test=20", "evaluation.samples=20", "sample.steps=2"]
+    assert main(["train", "shapes-small", *small, *data, "--out", "run"]) == 0
+    told = capsys.readouterr()
+    page = Path("run/report.html").read_text()
+    errors = json.loads(Path("run/evaluation.json").read_text())["adherence"]["reading_error"]
+    for text in ("all attributes", "all, 1 object", "binding of two objects", "colour 1"):
+        assert text in told.out
+        assert text in page
+    for name in errors:
+        assert name in told.err
+        assert name in page
+
+
 def test_a_run_is_measured_again_with_other_settings(here: Path, tiny: list[str], capsys: Capture) -> None:
     assert main(["train", "digits", *tiny, "--out", "run", "--no-report"]) == 0
     arguments = ["--samples", "20", "--guidance", "2", "--steps", "2", "--sampler", "ddim", "--average", "last"]

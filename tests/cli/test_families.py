@@ -1,7 +1,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from unfog.cli import families, main
 from unfog.evaluation.features import feature_extractor
@@ -79,12 +81,20 @@ def test_the_recipe_that_suits_the_time_takes_part(
     assert families.Race.of(data, ()).recipe.name == recipe
 
 
+def test_of_pictures_that_no_recipe_names_the_size_can_be_told(here: Path) -> None:
+    (here / "pictures").mkdir()
+    for k in range(20):
+        Image.fromarray(np.full((12, 12), 10 * k, np.uint8)).save(here / "pictures" / f"{k}.png")
+    course = families.Race.of("pictures", ["data.size=8", "data.channels=1", "condition.classes=false"])
+    assert course.card.shape == (1, 8, 8)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["digits", "--families", "gan,rnn"], "expected some of diffusion, gan, vae, flow, got rnn"),
         (["digits", "--seeds", "x"], "--seeds: expected whole numbers"),
-        (["digits", "--minutes", "0"], "seconds above 0"),
+        (["digits", "--minutes", "0"], "--minutes: expected above 0, got 0"),
         (["digits", "data.size=9"], "can be halved"),
         (["nowhere"], "nowhere"),
     ],

@@ -8,9 +8,11 @@ import torch
 
 from unfog.diffusion.parameterization import EDM
 from unfog.diffusion.schedule import VarianceExploding
+from unfog.evaluation.adherence import Adherence
 from unfog.evaluation.measure import measure
 from unfog.evaluation.report import SECTIONS, ReportInputs, render, write_report
 from unfog.evaluation.tables import rounded, spoken
+from unfog.metrics.interval import proportion
 from unfog.pipeline import Pipeline
 from unfog.sampling.gaussian import Heun
 from unfog.sampling.grid import Karras
@@ -152,6 +154,34 @@ def test_every_metric_is_listed_beside_the_real_images(inputs, page):
         percent = name in ("precision", "recall", "coverage")
         for side in (inputs.measured.scores.samples, inputs.measured.scores.floor):
             assert " ".join(rounded(getattr(side, name), percent=percent)) in table
+
+
+def test_what_was_asked_for_is_shown_beside_chance_and_what_is_misread(inputs, page):
+    shares = [proportion(k, 90) for k in range(60, 80)]
+    found = Adherence(
+        named=shares[0],
+        attributes={"colour 1": shares[1], "count": shares[2]},
+        by_count={"1": shares[3], "2": shares[4]},
+        binding=shares[5],
+        chance={"named": shares[6], "binding": shares[7], "colour 1": shares[8]},
+        reading_error={"clean": shares[9], "blurred <a bit>": shares[10]},
+        samples=1234,
+    )
+    told = Page(render(replace(inputs, adherence=found))).text
+    values = [spoken(share, percent=True) for share in shares]
+    for row in (
+        f"all attributes {values[0]} {values[6]} 90",
+        f"all, 1 object {values[3]} – 90",
+        f"all, 2 objects {values[4]} – 90",
+        f"binding of two objects {values[5]} {values[7]} 90",
+        f"colour 1 {values[1]} {values[8]} 90",
+        f"count {values[2]} – 90",
+        f"clean {values[9]}",
+        f"blurred <a bit> {values[10]}",
+        "1,234 samples",
+    ):
+        assert row in told
+    assert "what was asked for" not in page.text
 
 
 def test_the_losses_are_those_that_were_measured(inputs, page):

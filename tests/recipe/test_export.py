@@ -8,9 +8,18 @@ import torch
 from PIL import Image
 
 from unfog.data.dataset import to_uint8
+from unfog.data.sources import DataSpec
 from unfog.images import read_png_text
 from unfog.pipeline import Samples
-from unfog.recipe.export import columns_for, file_names, origin_of, read_record, save_grid, save_images
+from unfog.recipe.export import (
+    columns_for,
+    file_names,
+    open_pictures,
+    origin_of,
+    read_record,
+    save_grid,
+    save_images,
+)
 from unfog.recipe.run import Run
 from unfog.sampling.gaussian import DDIM
 from unfog.sampling.grid import Karras
@@ -135,3 +144,26 @@ def test_latents_are_written_as_they_are_with_their_record_beside_them(tmp_path:
     assert np.array_equal(np.load(paths[1]), far.x[1].numpy())
     assert read_record(paths[1]).request == SampleRequest(1, labels=1, seed=9, first=6, settings=SETTINGS)
     assert not (tmp_path / "grid.png").exists()
+
+
+def test_samples_are_opened_without_their_grid(tmp_path: Path) -> None:
+    answer = samples()
+    save_images(answer, tmp_path)
+    opened = open_pictures(tmp_path, DataSpec("digits"))
+    everything = opened.gather(torch.arange(len(opened)))
+    assert torch.equal(to_uint8(everything["x0"]), to_uint8(answer.x))
+    assert everything["label"].tolist() == [0, 1, 0]
+
+
+def test_samples_without_classes_are_opened_without(tmp_path: Path) -> None:
+    answer = samples()
+    save_images(replace(answer, request=replace(answer.request, labels=[1, None, 0])), tmp_path)
+    assert "label" not in open_pictures(tmp_path, DataSpec("digits")).info.fields
+
+
+def test_a_grid_without_samples_is_refused(tmp_path: Path) -> None:
+    save_images(samples(), tmp_path)
+    for path in tmp_path.glob("0*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"samples beside .*grid\.png"):
+        open_pictures(tmp_path, DataSpec("digits"))

@@ -22,7 +22,7 @@ from unfog.evaluation.audit import Audit, Reader, audit, class_reader, shapes_re
 from unfog.evaluation.audit_page import AuditInputs, verdict_of_attribute, verdict_of_view, write_audit
 from unfog.evaluation.features import FeatureExtractor, feature_extractor, obstacle
 from unfog.evaluation.measure import describe, draw
-from unfog.evaluation.memorisation import Features, Memorisation, memorisation
+from unfog.evaluation.memorisation import Features, Memorisation, memorisation, share_of
 from unfog.evaluation.scores import Missing
 from unfog.metrics.interval import Score
 from unfog.recipe.data import Data
@@ -69,6 +69,8 @@ def run(folder: Path, asked: Asked, sampling: Sampling, *, out: Path | None) -> 
         pipeline = opened.pipeline(weights)
         data = opened.data()
         require(asked.samples >= 2, f"--samples: at least 2, got {asked.samples}")
+        if copies:
+            share_of(asked.level, data.test, by_features=asked.features)
         request = asked_like(
             pipeline, data.train, asked.samples, settings=settings, seed=asked.seed, batch_size=asked.batch_size
         )

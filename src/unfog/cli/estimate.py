@@ -13,6 +13,7 @@ from unfog.cli.costs import cost_of, count
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.sources import Found, find_recipe
 from unfog.data.dataset import ArrayDataset, Dataset
+from unfog.diffusion.nn.encoder import EncoderConfig
 from unfog.recipe.build import fit_to_data
 from unfog.recipe.card import DataCard
 from unfog.recipe.data import open_data
@@ -65,7 +66,7 @@ class Probe:
         matrix_flops: best rate of a matrix product in the precision of the training, FLOP a second.
         share: of that rate that training reaches.
         time: seconds of the whole training.
-        sampling_seconds: for 64 pictures.
+        sampling_seconds: for 64 pictures; None where nothing is sampled.
         activations: memory that comes and goes, by micro-batch.
         micro_batches: at which that was measured.
         available: memory that can be had.
@@ -79,7 +80,7 @@ class Probe:
     matrix_flops: float
     share: float
     time: Spread
-    sampling_seconds: float
+    sampling_seconds: float | None
     activations: Activations
     micro_batches: tuple[int, int]
     available: int
@@ -183,6 +184,8 @@ def _estimate(material: _Material, batches: Sequence[int], seconds: float) -> Es
     train, shape = recipe.train, "x".join(map(str, DataCard.of(dataset.info).shape))
     if train.compile and seconds:
         notes = [*notes, "train.compile: measured without; compiling takes minutes at the start and saves some later"]
+    if isinstance(recipe.network, EncoderConfig):
+        notes = [*notes, "nothing is sampled: a classifier of noisy data guides another model"]
     probe = _probe(recipe, dataset, memory, learning, seconds) if seconds else None
     wanted = tuple(batches) or (train.micro_batch or train.batch_size,)
     return Estimate(
@@ -207,10 +210,12 @@ def _probe(recipe: Recipe, dataset: Dataset, memory: Memory, flops: int, seconds
     available = available_memory()
     line = activations(recipe, dataset)
     steps = time_steps(recipe, dataset, 0.6 * seconds)
-    sampling = time_sampling(recipe, dataset, PICTURES, 0.2 * seconds)
+    draws = not isinstance(recipe.network, EncoderConfig)
+    sampling = time_sampling(recipe, dataset, PICTURES, 0.2 * seconds) if draws else None
     rate = matrix_rate(recipe.train.precision, min(1.0, 0.1 * seconds))
     step = Spread.of(steps.seconds)
     shown = preview_request(classes_of(recipe.network) or 0).count
+    preview = 0.0 if sampling is None else sampling * shown / PICTURES
     room = available * (1 - _KEPT_FREE) / _OVERHEAD[kind] - memory.total
     return Probe(
         batch=steps.batch,
@@ -219,7 +224,7 @@ def _probe(recipe: Recipe, dataset: Dataset, memory: Memory, flops: int, seconds
         waited=steps.waited,
         matrix_flops=rate,
         share=flops * steps.batch / step.median / rate,
-        time=training_seconds(recipe, step, steps.batch, sampling * shown / PICTURES),
+        time=training_seconds(recipe, step, steps.batch, preview),
         sampling_seconds=sampling,
         activations=line.activations,
         micro_batches=line.sizes,
@@ -278,6 +283,10 @@ def _facts(recipe: Recipe, estimate: Estimate, disk: Disk, probe: Probe | None) 
     scaled = "" if probe.batch == recipe.train.batch_size else f", scaled from {probe.batch} examples"
     time, step = probe.time, probe.step * (recipe.train.batch_size / probe.batch)
     kind, most = default_device().type, "at most " if recipe.sample.sampler.adaptive else ""
+    sampling = []
+    if probe.sampling_seconds is not None:
+        made = f"measured: one evaluation, times {most}{recipe.sample.evaluations}"
+        sampling = [(f"sampling {PICTURES} pictures", _long(probe.sampling_seconds), made)]
     return [
         *rows,
         (
@@ -295,11 +304,7 @@ def _facts(recipe: Recipe, estimate: Estimate, disk: Disk, probe: Probe | None) 
             f"{probe.share:.0%} of {count(probe.matrix_flops)}FLOP/s",
             f"measured: best {recipe.train.precision.value} product",
         ),
-        (
-            f"sampling {PICTURES} pictures",
-            _long(probe.sampling_seconds),
-            f"measured: one evaluation, times {most}{recipe.sample.evaluations}",
-        ),
+        *sampling,
         (
             "largest micro-batch",
             str(probe.largest_micro_batch),

@@ -24,6 +24,7 @@ from unfog.evaluation.features import FeatureCard
 from unfog.evaluation.measure import Measured, assist, measure, requested
 from unfog.evaluation.report import ReportInputs, write_report
 from unfog.evaluation.scores import Missing
+from unfog.evaluation.tables import adherence as rows_of_adherence
 from unfog.evaluation.tables import missing
 from unfog.evaluation.weights import feature_folder
 from unfog.metrics.interval import Score
@@ -181,6 +182,7 @@ def report_on(
                 train=data.train,
                 test=data.test,
                 measured=measured,
+                adherence=adherence,
                 seconds=_seconds(run, measured),
                 machine=machine(),
                 memory=_memory(),
@@ -206,15 +208,10 @@ def _adherence(pipeline: Pipeline, measured: Measured, data: Data, config: Evalu
 
 def _print_adherence(found: Adherence) -> None:
     listing = table("what was asked for", "shown", "by chance", "examples>")
-    rows = {"all attributes": found.named}
-    rows |= {f"all, {count} object{'s' * (count != '1')}": score for count, score in found.by_count.items()}
-    rows |= {} if found.binding is None else {"binding of two objects": found.binding}
-    chance = {"all attributes": found.chance.get("named"), "binding of two objects": found.chance.get("binding")}
-    for name, score in {**rows, **found.attributes}.items():
-        by_chance = chance.get(name, found.chance.get(name))
-        listing.add_row(name, _shown(score), "" if by_chance is None else _shown(by_chance), str(score.count))
+    for name, score, chance in rows_of_adherence(found):
+        listing.add_row(name, _shown(score), "" if chance is None else _shown(chance), str(score.count))
     show(f"attributes read from {found.samples} samples", listing)
-    errors = ", ".join(f"{name}: {_shown(error)}" for name, error in found.reading_error.items())
+    errors = "; ".join(f"{name}: {_shown(error)}" for name, error in found.reading_error.items())
     progress().print(f"share of real examples that are read wrongly: {errors}", markup=False, soft_wrap=True)
 
 

@@ -68,13 +68,13 @@ class Race:
         own = data in RECIPES and data not in OF_DATA and recipe is None
         name = data if own else recipe or OF_DATA.get(data, OTHERWISE)
         # Of data that are not the recipe's nobody knows yet of what size they are, and whether they may be mirrored.
-        unknown = ["data.size=null", "data.channels=null", "data.flip=false"]
-        other = [] if own or OF_DATA.get(data) == name else unknown
+        unknown = {"data.size": "null", "data.channels": "null", "data.flip": "false"}
+        other = {} if own or OF_DATA.get(data) == name else unknown
         path = [] if own else [f"data.path={json.dumps(data)}"]
         short = {"train.batch_size": BATCH, "train.optimizer.warmup_examples": WARMUP * BATCH}
         told = {setting.partition("=")[0] for setting in settings}
-        batch = [f"{key}={value}" for key, value in short.items() if key not in told]
-        chosen = find_recipe(name, [*path, *other, *batch, *settings]).recipe
+        usual = [f"{key}={value}" for key, value in {**other, **short}.items() if key not in told]
+        chosen = find_recipe(name, [*path, *usual, *settings]).recipe
         with refusing():
             opened = open_data(chosen.data, labelled=chosen.condition.classes)
             card = DataCard.of(opened.train.info)
@@ -156,6 +156,8 @@ def run(
 ) -> int:
     """Compare families; see ``commands.measuring.families``."""
     wanted, numbers = _families(families), _seeds(seeds)
+    if not minutes > 0:
+        raise CommandError(f"--minutes: expected above 0, got {minutes:g}")
     with refusing():
         effort = RaceEffort(
             seconds=60.0 * minutes,

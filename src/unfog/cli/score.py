@@ -1,7 +1,6 @@
 """``unfog score``."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,13 @@ from unfog.cli.console import output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.options import Pictures
 from unfog.data.dataset import ArrayDataset, Dataset
-from unfog.data.image import decode
-from unfog.data.sources import DataSpec, open_dataset
+from unfog.data.sources import DataSpec
 from unfog.evaluation.extractors import Features
 from unfog.evaluation.image_scores import ImageScores, yardstick
 from unfog.evaluation.measure import draw, requested
 from unfog.evaluation.scores import NAMES, Missing
 from unfog.evaluation.tables import Compared, joined, side_by_side, told_card
-from unfog.recipe.export import GRID
+from unfog.recipe.export import open_pictures
 from unfog.recipe.run import MANIFEST, Run, default_device
 
 
@@ -76,18 +74,7 @@ def _opened(path: str, against: DataSpec, count: int | None, seed: int) -> Datas
     folder = Path(path)
     if (folder / MANIFEST).exists():
         return _drawn(folder, count, seed)
-    if (folder / GRID).exists():
-        files = sorted(file for file in folder.glob("*.png") if file.name != GRID)
-        if not files:
-            raise CommandError(f"there is no sample beside {folder / GRID}")
-        return _stacked(files, against, str(folder))
-    return open_dataset(replace(against, path=path, split="train"))
-
-
-def _stacked(files: list[Path], against: DataSpec, name: str) -> Dataset:
-    made = against.transform
-    decoded = [decode(file, made.size, made.channels, made.policy).pixels for file in files]
-    return ArrayDataset(np.stack(decoded), name=name)
+    return open_pictures(folder, against)
 
 
 def _drawn(folder: Path, count: int | None, seed: int) -> Dataset:

@@ -26,6 +26,7 @@ from unfog.metrics.memorisation import (
     feature_likeness,
     p_values,
     picture_likeness,
+    rank_of,
     thumbnails,
 )
 
@@ -124,6 +125,22 @@ class Memorisation:
         return asdict(self)
 
 
+def share_of(level: float, held_out: Dataset, *, by_features: bool) -> float:
+    """Return the level of each way of comparing: all of it, or half where features are compared besides pictures.
+
+    Args:
+        level: probability with which a new picture is flagged in any view, at most.
+        held_out: the examples that set the thresholds.
+        by_features: whether features are compared too.
+
+    Raises:
+        ValueError: if the level is out of range, or there are too few held-out examples for it.
+    """
+    share = level / 2 if by_features else level
+    rank_of(share, min(len(held_out), HELD_OUT))
+    return share
+
+
 def memorisation(
     samples: Tensor,
     train: Dataset,
@@ -153,7 +170,7 @@ def memorisation(
     shape = train.info.fields["x0"].shape
     require(tuple(pixels.shape[1:]) == shape, f"samples shaped like the training set's {shape}, got {pixels.shape[1:]}")
     chosen = torch.from_numpy(permutation(len(held_out), seed_of("memorisation", seed), 0)[:HELD_OUT])
-    share = level if features is None else level / 2
+    share = share_of(level, held_out, by_features=features is not None)
     views = [_by_pictures(pixels, train, held_out, chosen, share, neighbours)]
     if features is not None:
         views.append(_by_features(pixels, train, held_out, chosen, share, neighbours, features))

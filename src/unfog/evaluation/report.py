@@ -17,6 +17,7 @@ from unfog.data.order import permutation
 from unfog.diffusion.checks import require
 from unfog.diffusion.random import seed_of
 from unfog.evaluation import gallery, plots, tables
+from unfog.evaluation.adherence import Adherence
 from unfog.evaluation.gallery import Gallery, class_name
 from unfog.evaluation.loss import evaluating
 from unfog.evaluation.measure import Measured, describe, worded
@@ -60,6 +61,7 @@ class ReportInputs:
         train: the examples that were trained on.
         test: the examples that were not.
         measured: the numbers; None if nothing was measured.
+        adherence: how far the samples show what was asked for; None where that cannot be read from a picture.
         seconds: wall time of the parts of the run, by name.
         machine: processor, accelerator, threads, versions, date; by name.
         memory: bytes, by name.
@@ -75,6 +77,7 @@ class ReportInputs:
     train: Dataset
     test: Dataset
     measured: Measured | None = None
+    adherence: Adherence | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
@@ -118,6 +121,7 @@ def render(inputs: ReportInputs) -> str:
             "pictures": _pictures(inputs),
             "schedule": _schedule(inputs),
             "metrics": tables.metrics(inputs.measured),
+            "adherence": _adherence(inputs.adherence),
             "neighbours": _neighbours(inputs),
             "cost": _cost(inputs),
             "counted": tables.counted,
@@ -228,6 +232,30 @@ def _schedule(inputs: ReportInputs) -> ScheduleSection:
         "evaluations for a sample": f"{settings.cost} of the network" + times_asked,
     }
     return ScheduleSection((plots.scales_chart(schedule, evaluated), plots.log_snr_chart(schedule, evaluated)), facts)
+
+
+class AdherenceSection(NamedTuple):
+    """How far samples show what was asked for: cells of the table, and the reading's own error by what was done."""
+
+    rows: tuple[tuple[str, str, str, str], ...]
+    errors: Mapping[str, str]
+    samples: int
+
+
+def _adherence(found: Adherence | None) -> AdherenceSection | None:
+    if found is None:
+        return None
+    rows = tuple(
+        (
+            name,
+            tables.spoken(score, percent=True),
+            "–" if chance is None else tables.spoken(chance, percent=True),
+            f"{score.count:,}",
+        )
+        for name, score, chance in tables.adherence(found)
+    )
+    errors = {name: tables.spoken(error, percent=True) for name, error in found.reading_error.items()}
+    return AdherenceSection(rows, errors, found.samples)
 
 
 class NeighbourSection(NamedTuple):

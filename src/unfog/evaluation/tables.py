@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from unfog.evaluation.accuracy import AccuracyReport
+from unfog.evaluation.adherence import Adherence
 from unfog.evaluation.card import NAMES, Card, require_comparable
 from unfog.evaluation.features import FeatureCard
 from unfog.evaluation.measure import Measured
@@ -64,6 +65,14 @@ class Metrics(NamedTuple):
     conditions: Mapping[str, str]
     notes: tuple[str, ...]
     missing: tuple[str, ...]
+
+
+class Shown(NamedTuple):
+    """A row of the table of adherence: the share that is right, and what chance gets, where that was measured."""
+
+    name: str
+    score: Score
+    chance: Score | None
 
 
 class Setting(NamedTuple):
@@ -236,6 +245,17 @@ def metrics(measured: Measured | None) -> Metrics | None:
     network = None if isinstance(scores.features, Missing) else scores.features.name
     conditions = {} if scores.card is None else told_card(scores.card)
     return Metrics(tuple(rows), tuple(bars), network, card, right, conditions, notes, missing(scores))
+
+
+def adherence(found: Adherence) -> list[Shown]:
+    """Return what was asked for and the share that is right: all attributes, by objects, binding, each attribute."""
+    every, binding = "all attributes", "binding of two objects"
+    scores = {every: found.named}
+    scores |= {f"all, {count} object{'' if count == '1' else 's'}": score for count, score in found.by_count.items()}
+    scores |= {} if found.binding is None else {binding: found.binding}
+    scores |= found.attributes
+    fields = {every: "named", binding: "binding"}
+    return [Shown(name, score, found.chance.get(fields.get(name, name))) for name, score in scores.items()]
 
 
 def told_card(card: Card) -> dict[str, str]:

@@ -149,6 +149,26 @@ def feature_likeness(samples: Tensor, training: Tensor, *, neighbours: int = NEI
     return _likeness(found.distances, found.indices)
 
 
+def rank_of(level: float, count: int) -> int:
+    """Return which of the ratios of held-out examples, the smallest first, is the threshold of a level.
+
+    Args:
+        level: strictly between 0 and 1.
+        count: of held-out examples.
+
+    Raises:
+        ValueError: if there are too few for such a level, or the level is out of range.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"the level of false positives must lie strictly between 0 and 1; got {level}")
+    # The slack is for levels such as 0.01, whose product is not whole in binary.
+    rank = math.floor(level * (count + 1) + 1e-9)
+    if rank < 1:
+        needed = math.ceil(1 / level - 1 - 1e-9)
+        raise ValueError(f"a level of {level:g} needs {needed} held-out examples or more; got {count}")
+    return rank
+
+
 def calibrated(held_out: Tensor, level: float = 0.01) -> Threshold:
     """Return the threshold that flags a share ``level`` of new pictures at most.
 
@@ -161,14 +181,8 @@ def calibrated(held_out: Tensor, level: float = 0.01) -> Threshold:
     """
     if held_out.ndim != 1:
         raise ValueError(f"expected a vector of ratios; got {tuple(held_out.shape)}")
-    if not 0 < level < 1:
-        raise ValueError(f"the level of false positives must lie strictly between 0 and 1; got {level}")
     count = len(held_out)
-    # The slack is for levels such as 0.01, whose product is not whole in binary.
-    rank = math.floor(level * (count + 1) + 1e-9)
-    if rank < 1:
-        needed = math.ceil(1 / level - 1 - 1e-9)
-        raise ValueError(f"a level of {level:g} needs {needed} held-out examples or more; got {count}")
+    rank = rank_of(level, count)
     low, high = (_beta_quantile(rank, count + 1 - rank, p) for p in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     note = (
         f"share of new pictures below ratio number {rank} of {count} held-out ones, the smallest first; {LEVEL:.0%} "

@@ -8,14 +8,20 @@ with its record beside it as JSON.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unfog.checkpoint import JSON
+from unfog.data.dataset import ArrayDataset, Dataset
+from unfog.data.image import decode as decode_image
+from unfog.data.sources import DataSpec, open_dataset
+from unfog.diffusion.checks import require
 from unfog.images import PNG_CHANNELS, read_png_text, tile, write_array, write_png
 from unfog.pipeline import Samples
 from unfog.recipe.plain import decode, encode
@@ -91,6 +97,38 @@ def save_images(
     grid = folder / GRID
     save_grid(samples, grid, classes=classes, origin=origin)
     return [*paths, grid]
+
+
+def open_pictures(path: str | Path, spec: DataSpec) -> Dataset:
+    """Open pictures to be scored: a folder that ``save_images`` wrote, or any data set.
+
+    Of such a folder the grid is left out, and the classes are those that the samples were asked for.
+
+    Args:
+        path: of the folder, or a data set by any name that it has.
+        spec: how they are read; its path and split are others' than theirs.
+
+    Raises:
+        ValueError: if there are no such pictures.
+    """
+    folder = Path(path)
+    if not (folder / GRID).exists():
+        return open_dataset(replace(spec, path=str(path), split="train"))
+    files = sorted(file for file in folder.glob("*.png") if file.name != GRID)
+    require(len(files) > 0, f"samples beside {folder / GRID}, got none")
+    made = spec.transform
+    decoded = [decode_image(file, made.size, made.channels, made.policy).pixels for file in files]
+    try:
+        labels = labels_of([read_record(file).request for file in files])
+    except ValueError:  # not by Unfog
+        labels = None
+    return ArrayDataset(np.stack(decoded), labels, name=str(path))
+
+
+def labels_of(requests: Sequence[SampleRequest]) -> NDArray[np.int64] | None:
+    """Return the class that each sample of some requests was asked for, or None if one was asked for without."""
+    labels = [request.label_of(k) for request in requests for k in range(request.count)]
+    return None if None in labels else np.array(labels, dtype=np.int64)
 
 
 def _save_latents(

@@ -212,3 +212,10 @@ def test_a_context_follows_the_tokens_of_attributes() -> None:
 def test_tokens_that_do_not_fit_the_attributes_are_refused(tokens: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="attribute_tokens"):
         AttributeTokens((2, 3), tokens, 8)
+
+
+def test_tokens_are_made_without_their_numbers() -> None:
+    """As what a network costs is computed: on the meta device, which holds none."""
+    with torch.device("meta"):
+        tokens = AttributeTokens((2, 3, 2), (1, 0, 1), 8)
+    assert tokens.get_buffer("belongs").shape == (2, 3)

@@ -357,7 +357,8 @@ class AttributeTokens(nn.Module):
         check_attribute_tokens(attributes, tokens)
         self.attribute = nn.Embedding(sum(attributes) + len(attributes), dim)
         self.register_buffer("attribute_nulls", torch.tensor(attributes, dtype=torch.int64), persistent=False)
-        belongs = F.one_hot(torch.tensor(tokens)).T.to(torch.float32)  # (tokens, A)
+        # Compared, not F.one_hot, which looks at numbers that a network on the meta device does not have.
+        belongs = (torch.arange(max(tokens) + 1)[:, None] == torch.tensor(tokens)).to(torch.float32)  # (tokens, A)
         # Tokens start with unit variance, however many attributes they sum.
         self.register_buffer("belongs", belongs / belongs.sum(1, keepdim=True).sqrt(), persistent=False)
 
