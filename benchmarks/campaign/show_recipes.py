@@ -1,12 +1,14 @@
 """What the records of the recipes say, as Markdown."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.campaign.jobs import RECIPES, SEEDS, Trained
+from unfog.evaluation.adherence import Adherence
 from unfog.evaluation.card import IncomparableError, require_alike
+from unfog.evaluation.tables import adherence
 
 ROWS = (
     ("Fréchet distance, own features (not FID)", "frechet"),
@@ -137,20 +139,11 @@ def _adherence(found: Sequence[Mapping[str, Any]]) -> list[str]:
     if not found:
         return []
     lines = ["| asked for | shown | by chance | examples each |", "|---|---|---|---|"]
-
-    def add(name: str, scores: Sequence[Score], chance: str) -> None:
-        by_chance = [one["chance"][chance] for one in found if chance in one["chance"]]
-        told = pooled(by_chance, share) if by_chance else ""
-        lines.append(f"| {name} | {pooled(scores, share)} | {told} | {scores[0]['count']} |")
-
-    add("all named attributes", [one["named"] for one in found], "named")
-    for count in found[0]["by_count"]:
-        objects = "one object" if count == "1" else f"{count} objects"
-        add(f"all named attributes, {objects}", [one["by_count"][count] for one in found], "")
-    if all(one["binding"] for one in found):
-        add("binding of two objects", [one["binding"] for one in found], "binding")
-    for name in found[0]["attributes"]:
-        add(name, [one["attributes"][name] for one in found], name)
+    for rows in zip(*(adherence(Adherence.from_dict(one)) for one in found), strict=True):
+        shown = pooled([asdict(row.score) for row in rows], share)
+        chance = [asdict(row.chance) for row in rows if row.chance is not None]
+        by_chance = pooled(chance, share) if chance else ""
+        lines.append(f"| {rows[0].name} | {shown} | {by_chance} | {rows[0].score.count} |")
     errors = [
         f"{name}: {pooled([one['reading_error'][name] for one in found], share)}" for name in found[0]["reading_error"]
     ]

@@ -161,9 +161,9 @@ def test_what_samples_show_of_what_was_asked_for_has_a_table(project: Project) -
     assert "| `shapes-small` | 1 of 3 | 1.0 min | 1000 samples at 20 evaluations |  |" in rows
     assert "classification accuracy" not in rows
     for row in (
-        "| all named attributes | 90.0 % [80.0, 100.0] | 1.0 % [-9.0, 11.0] | 100 |",
-        "| all named attributes, one object | 97.0 %",
-        "| all named attributes, 2 objects | 70.0 %",
+        "| all attributes | 90.0 % [80.0, 100.0] | 1.0 % [-9.0, 11.0] | 100 |",
+        "| all, 1 object | 97.0 %",
+        "| all, 2 objects | 70.0 %",
         "| binding of two objects | 75.0 %",
         "| colour 1 | 80.0 % [70.0, 90.0] | 14.0 % [4.0, 24.0] | 100 |",
         "| relation | 60.0 % [50.0, 70.0] |  | 100 |",
