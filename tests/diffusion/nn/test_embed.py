@@ -212,3 +212,9 @@ def test_a_context_follows_the_tokens_of_attributes() -> None:
 def test_tokens_that_do_not_fit_the_attributes_are_refused(tokens: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="attribute_tokens"):
         AttributeTokens((2, 3), tokens, 8)
+
+
+def test_attribute_tokens_can_be_counted_without_being_computed() -> None:
+    with torch.device("meta"):
+        tokens = AttributeTokens((2, 3, 2), (1, 0, 1), 8)
+    assert sum(parameter.numel() for parameter in tokens.parameters()) == 10 * 8

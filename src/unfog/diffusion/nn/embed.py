@@ -357,7 +357,9 @@ class AttributeTokens(nn.Module):
         check_attribute_tokens(attributes, tokens)
         self.attribute = nn.Embedding(sum(attributes) + len(attributes), dim)
         self.register_buffer("attribute_nulls", torch.tensor(attributes, dtype=torch.int64), persistent=False)
-        belongs = F.one_hot(torch.tensor(tokens)).T.to(torch.float32)  # (tokens, A)
+        # (tokens, A); not by one_hot, which asks for values and so cannot be had on the meta device.
+        rows = [[float(token == k) for token in tokens] for k in range(max(tokens) + 1)]
+        belongs = torch.tensor(rows, dtype=torch.float32)
         # Tokens start with unit variance, however many attributes they sum.
         self.register_buffer("belongs", belongs / belongs.sum(1, keepdim=True).sqrt(), persistent=False)
 
