@@ -164,7 +164,7 @@ def test_guidance_of_another_kind_is_bounded_last() -> None:
         (SampleRequest(1, 0), {"classifier": 1.0}, "a classifier of noisy data"),
         (SampleRequest(1, 0), {"weak": 2.0}, "a weaker model"),
         (SampleRequest(1, 0), {"interval": (0.1, 1.0)}, "some guidance within interval"),
-        (SampleRequest(1), {"guidance": 2.0}, "labels to be guided towards"),
+        (SampleRequest(1), {"guidance": 2.0}, "labels or attributes to be guided towards"),
     ],
 )
 def test_what_a_model_cannot_do_is_refused(request_: SampleRequest, settings: dict[str, Any], message: str) -> None:
