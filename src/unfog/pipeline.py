@@ -259,6 +259,11 @@ class Pipeline:
                 "answer",
             )
             require(
+                conditional or settings.guidance == 1,
+                f"a guidance scale of 1, got {settings.guidance}: this model was trained without classes and "
+                "attributes, so there is nothing to be guided towards",
+            )
+            require(
                 settings.guidance == 1,
                 f"labels or attributes to be guided towards: a guidance scale of {settings.guidance} does nothing "
                 "without; give some, or a scale of 1",
