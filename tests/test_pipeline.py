@@ -12,7 +12,7 @@ from unfog.pipeline import Pipeline
 from unfog.sampling.adaptive import RK45
 from unfog.sampling.ancestral import LearnedDDPM
 from unfog.sampling.codec.codec import Identity
-from unfog.sampling.conditioning.conditioner import Attributes, Combined, Conditioner, Label
+from unfog.sampling.conditioning.conditioner import Attributes, Combined, Conditioner, Label, Unconditional
 from unfog.sampling.gaussian import DDIM, DDPM, Heun
 from unfog.sampling.grid import Trailing
 from unfog.sampling.guidance.bounds import Clip
@@ -164,12 +164,18 @@ def test_guidance_of_another_kind_is_bounded_last() -> None:
         (SampleRequest(1, 0), {"classifier": 1.0}, "a classifier of noisy data"),
         (SampleRequest(1, 0), {"weak": 2.0}, "a weaker model"),
         (SampleRequest(1, 0), {"interval": (0.1, 1.0)}, "some guidance within interval"),
-        (SampleRequest(1), {"guidance": 2.0}, "labels to be guided towards"),
+        (SampleRequest(1), {"guidance": 2.0}, "labels or attributes to be guided towards"),
     ],
 )
 def test_what_a_model_cannot_do_is_refused(request_: SampleRequest, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         told(**settings).check(request_)
+
+
+def test_a_model_without_conditions_says_that_it_has_none() -> None:
+    pipeline = told(Unconditional(), guidance=2.0)
+    with pytest.raises(ValueError, match=r"a guidance scale of 1, got 2\.0: this model was trained without classes"):
+        pipeline.check(SampleRequest(1))
 
 
 def test_a_model_that_was_told_everything_wants_to_be_told_everything() -> None:

@@ -255,12 +255,18 @@ class Pipeline:
         if not request.condition.told and not request.also:
             require(
                 not conditional or self.conditioner.dropout > 0,
-                "labels: this model was trained without condition dropout and knows no unconditional answer",
+                "labels or attributes: this model was trained without condition dropout and knows no unconditional "
+                "answer",
+            )
+            require(
+                conditional or settings.guidance == 1,
+                f"a guidance scale of 1, got {settings.guidance}: this model was trained without classes and "
+                "attributes, so there is nothing to be guided towards",
             )
             require(
                 settings.guidance == 1,
-                f"labels to be guided towards: a guidance scale of {settings.guidance} does nothing without; "
-                "give labels, or a scale of 1",
+                f"labels or attributes to be guided towards: a guidance scale of {settings.guidance} does nothing "
+                "without; give some, or a scale of 1",
             )
             return
         require(
@@ -284,11 +290,12 @@ class Pipeline:
         require(
             settings.classifier == 0 or (self.classifier is not None and request.labels is not None),
             f"a classifier of noisy data, and labels to be guided to, with classifier={settings.classifier}: give the "
-            "pipeline a classifier (Pipeline.guided), and the request labels",
+            "pipeline a classifier (--classifier RUN, in Python Pipeline.guided), and the request labels",
         )
         require(
             settings.weak == 1 or self.weak is not None,
-            f"a weaker model to be guided away from with weak={settings.weak}: give the pipeline one (Pipeline.guided)",
+            f"a weaker model to be guided away from with weak={settings.weak}: give the pipeline one (--weak RUN, in "
+            "Python Pipeline.guided)",
         )
         some = free or settings.classifier != 0 or settings.weak != 1 or bool(self.guides)
         require(

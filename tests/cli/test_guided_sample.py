@@ -92,6 +92,21 @@ def test_a_scale_without_its_model_is_refused(run: Path, capsys: Capture) -> Non
     assert "a weaker model" in capsys.readouterr().err
 
 
+def test_a_model_to_guide_by_without_its_scale_is_refused(run: Path, classifier: Path, capsys: Capture) -> None:
+    for option, folder in (("--classifier", classifier), ("--weak", run)):
+        assert main(["sample", str(run), "-n", "1", "--steps", "1", option, str(folder), "--out", "out"]) == 2
+        assert f"{option} does nothing without a scale: give {option}-scale" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_a_model_of_other_data_does_not_guide(shapes: Path, run: Path, classifier: Path, capsys: Capture) -> None:
+    assert main(["sample", str(run), "-n", "1", "--weak", str(shapes), "--weak-scale", "2"]) == 2
+    assert "has other examples or conditions" in capsys.readouterr().err
+    guided = ["--classifier", str(classifier), "--classifier-scale", "2"]
+    assert main(["sample", str(shapes), "-n", "1", "--attribute", "count=1", *guided]) == 2
+    assert "has other examples or classes" in capsys.readouterr().err
+
+
 def test_a_model_is_guided_away_from_a_weaker_one(run: Path) -> None:
     common = ["sample", str(run), "-n", "1", "--steps", "2", "--label", "3"]
     assert main([*common, "--weak", str(run), "--weak-scale", "2", "--out", "same"]) == 0

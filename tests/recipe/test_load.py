@@ -13,7 +13,7 @@ from unfog.diffusion.times import LogitNormal, Stratified
 from unfog.recipe.errors import RecipeError
 from unfog.recipe.load import differences, dump, load, override, parse
 from unfog.recipe.schema import Recipe
-from unfog.recipes import RECIPES
+from unfog.recipes import RECIPES, named
 from unfog.sampling.gaussian import DDIM, Heun, Variable
 from unfog.sampling.multistep import DPMSolverPP2M
 from unfog.training.ema import Exponential
@@ -143,6 +143,17 @@ def test_naming_a_kind_forgets_the_settings_of_the_one_before() -> None:
 def test_another_network_keeps_what_the_data_decide() -> None:
     recipe = override(DIGITS, ["network={kind: dit, patch: 2, dim: 32, depth: 2, heads: 2}"])
     assert recipe.network == DiTConfig(1, 1, 2, 32, 2, 2, num_classes=10)
+
+
+def test_tokens_of_attributes_are_set_before_the_data_are_known() -> None:
+    tokens = "network={kind: dit, patch: 2, dim: 32, depth: 2, heads: 2, attribute_tokens: [0, 1]}"
+    recipe = override(DIGITS, [tokens, "condition.attributes=true"])
+    assert recipe.network == DiTConfig(1, 1, 2, 32, 2, 2, num_classes=10, attribute_tokens=(0, 1))
+
+
+def test_tokens_of_attributes_are_refused_without_attributes() -> None:
+    with pytest.raises(RecipeError, match=r"expected network\.attribute_tokens=\[\] with condition\.attributes=false"):
+        override(named("shapes-small"), ["condition.attributes=false"])
 
 
 REFUSED = [

@@ -39,7 +39,7 @@ def test_the_averages_that_are_sampled_from_are_kept(name: str) -> None:
 def test_small_recipes_stay_within_what_a_processor_can_do(name: str) -> None:
     recipe = named(name)
     assert recipe.data.size is not None
-    assert cost_of(recipe, recipe.data.size, recipe.data.size).flops <= 0.25e9
+    assert cost_of(recipe, recipe.data.size, recipe.data.size).flops <= 0.3e9
 
 
 def test_cifar10_is_the_network_of_ddpm_with_classes() -> None:

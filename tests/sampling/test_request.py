@@ -77,3 +77,14 @@ def test_an_interval_makes_the_cost_a_bound() -> None:
     assert settings.cost == "20 evaluations"
     limited = SampleSettings(DDIM(), Trailing(), 10, guidance=2.0, interval=(0.1, 1.0))
     assert limited.cost == "at most 20 evaluations"
+
+
+def test_further_conditions_are_counted_in_the_cost() -> None:
+    assert SampleSettings(DDIM(), Trailing(), 1).cost == "1 evaluation"
+    settings = SampleSettings(DDIM(), Trailing(), 10, guidance=2.0)
+    halves = (Condition(1, scale=1.0, region=(0, 0, 1, 0.5)), Condition(7, scale=2.0, region=(0, 0.5, 1, 1)))
+    assert SampleRequest(1, 3).cost(settings) == "20 evaluations"
+    assert SampleRequest(1, 3, also=(Condition(8),)).cost(settings) == "30 evaluations"
+    assert SampleRequest(1, 3, also=(Condition(8, scale=-1.0),)).cost(settings) == "20 evaluations"
+    assert SampleRequest(1, also=halves).cost(settings) == "30 evaluations"
+    assert SampleRequest(1, also=(Condition(8),)).cost(SampleSettings(DDIM(), Trailing(), 1)) == "1 evaluation"

@@ -130,6 +130,15 @@ def test_the_wrong_model_of_a_family_is_refused_and_the_right_one_named(
         import_checkpoint(a_file(small["adm-uncond"], tmp_path), "adm", tmp_path / "run")
 
 
+def test_a_model_whose_constants_are_others_does_not_fit_itself(tmp_path: Path, small: Mapping[str, Published]) -> None:
+    path = a_file(small["edm"], tmp_path)
+    tensors = torch.load(path, weights_only=True)
+    constants = [name for name in tensors if name.endswith("resample_filter")]
+    torch.save(tensors | {name: tensors[name] + 1 for name in constants}, path)
+    with pytest.raises(ValueError, match=r"should be a constant\. By its names it seems to be a network of EDM"):
+        import_checkpoint(path, "edm", tmp_path / "run")
+
+
 def test_the_wrong_family_is_refused_and_the_right_one_named(tmp_path: Path, small: Mapping[str, Published]) -> None:
     with pytest.raises(
         ValueError, match=r"is not dit, which is expected as a DiT, or .*: it seems to be a U-Net of guided"

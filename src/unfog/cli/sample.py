@@ -70,6 +70,8 @@ def _run(
             weights = _same_weights(opened, record, again)
             request = record.request
         request = replace(request, batch_size=batch_size)
+        if record is None:
+            _require_scales(guides, request)
         pipeline, origins = _guided(opened.pipeline(weights), guides)
         if record is not None and again is not None:
             _require_same_guides(record, origins, again)
@@ -82,7 +84,7 @@ def _run(
     paths = save_images(samples, target, classes=pipeline.classes, origin={**origin_of(opened, weights), **origins})
     progress().print(
         f"{request.count} sample{'s' if request.count > 1 else ''} in {seconds:.1f} s "
-        f"({samples.settings.cost} each), from step {weights.step} "
+        f"({request.cost(samples.settings)} each), from step {weights.step} "
         f"({weights.group})",
         markup=False,
     )
@@ -111,14 +113,41 @@ def _guided(pipeline: Pipeline, guides: Guides) -> tuple[Pipeline, dict[str, JSO
         opened = open_run(guides.classifier)
         weights = opened.weights()
         network = opened.network(weights).to(default_device())
-        pipeline = pipeline.guided(classifier=build_classifier(opened.recipe, network))
+        read = build_classifier(opened.recipe, network)
+        shape, classes = opened.manifest.data.shape, opened.manifest.data.classes
+        if shape != pipeline.shape or len(classes) != len(pipeline.classes):
+            raise CommandError(
+                f"--classifier: {guides.classifier} has other examples or classes than the run that it is to guide"
+            )
+        pipeline = pipeline.guided(classifier=read)
         origins["classifier"] = origin_of(opened, weights)
     if guides.weak is not None:
         opened = open_run(guides.weak)
         weights = opened.weights()
-        pipeline = pipeline.guided(weak=opened.pipeline(weights).denoiser)
+        weaker = opened.pipeline(weights)
+        if _known_to(weaker) != _known_to(pipeline):
+            raise CommandError(
+                f"--weak: {guides.weak} has other examples or conditions than the run that it is to guide"
+            )
+        pipeline = pipeline.guided(weak=weaker.denoiser)
         origins["weak"] = origin_of(opened, weights)
     return pipeline, origins
+
+
+def _known_to(pipeline: Pipeline) -> tuple[object, ...]:
+    """Return the shape of what a model draws, and how many values each of its conditions has."""
+    null = pipeline.conditioner.null(1)
+    return pipeline.shape, {name: value.tolist() for name, value in null.items()}
+
+
+def _require_scales(guides: Guides, request: SampleRequest) -> None:
+    """Refuse a model to guide by without a scale, which would do nothing."""
+    settings = request.settings
+    assert settings is not None
+    if guides.classifier is not None and settings.classifier == 0:
+        raise CommandError("--classifier does nothing without a scale: give --classifier-scale, such as 2")
+    if guides.weak is not None and settings.weak == 1:
+        raise CommandError("--weak does nothing without a scale: give --weak-scale, such as 2")
 
 
 def _require_same_guides(record: Record, origins: Mapping[str, JSON], path: Path) -> None:

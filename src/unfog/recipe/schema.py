@@ -203,6 +203,12 @@ class Recipe:
             self.average is None or average_of(self.average) in self.train.averages,
             f"an average among those in train.ema, {self.train.ema}, or None, got {self.average}",
         )
+        tokens = getattr(self.network, "attribute_tokens", ())
+        require(
+            self.condition.attributes or not tokens,
+            "network.attribute_tokens=[] with condition.attributes=false, which leaves nothing to put in them, "
+            f"got {tokens}",
+        )
         unguided = (self.condition.classes or self.condition.attributes) and self.condition.dropout == 0
         require(
             not unguided or self.sample.guidance == 1,

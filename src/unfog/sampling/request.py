@@ -56,7 +56,7 @@ class SampleSettings:
     def cost(self) -> str:
         """What a sample costs, in words: the number of evaluations."""
         fewer = self.sampler.adaptive or (self.interval is not None and self.guidance not in (0.0, 1.0))
-        return f"{'at most ' if fewer else ''}{self.evaluations} evaluations"
+        return _told(self.evaluations, fewer=fewer)
 
     def with_guidance(self, scale: float) -> "SampleSettings":
         """Return the settings with another scale of classifier-free guidance; 1 leaves no rescale and, if there is no
@@ -66,6 +66,10 @@ class SampleSettings:
             return replace(self, guidance=scale)
         alone = self.classifier == 0 and self.weak == 1
         return replace(self, guidance=scale, rescale=0.0, interval=None if alone else self.interval)
+
+
+def _told(evaluations: int, *, fewer: bool) -> str:
+    return f"{'at most ' if fewer else ''}{evaluations} evaluation{'' if evaluations == 1 else 's'}"
 
 
 Values = tuple[int, ...]
@@ -188,6 +192,18 @@ class SampleRequest:
     def conditions(self) -> tuple[Condition, ...]:
         """All conditions, the negative one among them."""
         return (self.condition, *self.also, *(() if self.negative is None else (self.negative,)))
+
+    def cost(self, settings: SampleSettings) -> str:
+        """Return what a sample of this request costs with some settings, in words, its further conditions counted."""
+        if not self.also:
+            return settings.cost
+        own = [Condition(scale=settings.guidance)] if self.condition.told else []
+        asked = [condition for condition in (*own, *self.also) if condition.scale != 0]
+        # As `guidance.several` counts: what is guided away from is left out where the scales add up to 1 everywhere.
+        regions = any(condition.region is not None for condition in asked)
+        away = regions or math.fsum(condition.scale for condition in asked) != 1
+        fewer = settings.sampler.adaptive or settings.interval is not None
+        return _told(settings.sampler.evaluations(settings.steps) * (len(asked) + away), fewer=fewer)
 
     def part(self, start: int, stop: int) -> "SampleRequest":
         """Return the request for samples ``start`` to ``stop - 1`` of this one, counted from 0: the same samples."""

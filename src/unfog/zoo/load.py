@@ -65,7 +65,7 @@ def import_checkpoint(
     try:
         weights = from_published(keymap, stored.tensors, network)
     except KeyMapError as error:
-        raise ValueError(f"{stored.path} is not {name}: {error}. {_alike(stored.tensors)}") from error
+        raise ValueError(f"{stored.path} is not {name}: {error}. {_alike(stored.tensors, name)}") from error
     run = Run.adopt(out, recipe, _card(model), weights, command=command)
     return Imported(run, {theirs: item.unused for item in keymap if item.unused for theirs in item.theirs})
 
@@ -101,10 +101,10 @@ def _keymap(stored: Stored, model: Published, name: str, network: Mapping[str, T
     return layout.keymap(model.network, network, model.side)
 
 
-def _alike(tensors: Mapping[str, Tensor]) -> str:
-    """Say which published models a file could be instead."""
+def _alike(tensors: Mapping[str, Tensor], name: str) -> str:
+    """Say which published models a file could be instead of the one of a name."""
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    fitting = [name for name, make in MODELS.items() if _fits(make(), found)]
+    fitting = [other for other, make in MODELS.items() if other != name and _fits(make(), found)]
     return f"It fits {', '.join(fitting)}" if fitting else f"By its names {kind_of(tensors)}"
 
 

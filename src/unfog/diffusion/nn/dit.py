@@ -111,7 +111,8 @@ class DiTConfig:
         check_transformer(self, counts=counts, shares=("dropout", "attention_dropout"))
         if self.time_features < 4 or self.time_features % 2:
             raise ValueError(f"time_features is {self.time_features}; it must be even and at least 4.")
-        if self.attribute_tokens:
+        # Without attributes there is nothing to compare with yet: those of a recipe come with its data.
+        if self.attributes and self.attribute_tokens:
             check_attribute_tokens(self.attributes, self.attribute_tokens)
 
 
