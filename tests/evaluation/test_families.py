@@ -116,15 +116,6 @@ def test_samples_that_are_not_finite_are_refused() -> None:
         broken.sample(2, None, 0)
 
 
-def test_latents_are_multiplied_by_the_temperature() -> None:
-    network = torch.nn.Linear(1, 1)
-    cool, plain = (
-        OneShot(network, lambda z, label: 0.1 * z.view(-1, 1, 2, 2), 4, "identity", temperature).sample(3, None, 1)
-        for temperature in (0.5, 1.0)
-    )
-    torch.testing.assert_close(cool, 0.5 * plain)
-
-
 def test_what_is_no_baseline_is_refused(toy_dataset) -> None:
     with pytest.raises(ValueError, match="gan, vae, flow"):
         baseline(Family.DIFFUSION, toy_dataset(40, 0), classes=2, target=1000, seed=0, batch_size=8)

@@ -113,14 +113,12 @@ class OneShot:
         decode: takes vectors ``(B, latent_dim)`` and classes ``(B,)`` or None, and returns pictures.
         latent_dim: length of the vectors.
         settings: how samples are drawn, in words.
-        temperature: by which the vectors are multiplied, above 0.
     """
 
     network: nn.Module
     decode: Callable[[Tensor, Tensor | None], Tensor]
     latent_dim: int
     settings: str
-    temperature: float = 1.0
     evaluations: int = field(default=1, init=False)
 
     def sample(self, count: int, labels: Tensor | None, seed: int, batch_size: int = 100) -> Tensor:
@@ -136,7 +134,7 @@ class OneShot:
             for index in torch.split(torch.arange(count, device=parameter.device), batch_size):
                 z = Rng.of(seed, index).normal((self.latent_dim,), Purpose.PRIOR)
                 label = None if labels is None else labels.to(parameter.device)[index]
-                drawn.append(self.decode((self.temperature * z).to(parameter), label).cpu())
+                drawn.append(self.decode(z.to(parameter), label).cpu())
         samples = torch.cat(drawn)
         if not bool(samples.isfinite().all()):
             raise FloatingPointError(f"a sample is not finite; {self.settings}")
@@ -348,8 +346,7 @@ def _flow(plan: _Plan) -> Contender:
     }
 
     def sampling() -> Sampling:
-        told = f"inverse of the flow, latents times {TEMPERATURE:g}, one evaluation"
-        return OneShot(network, network.inverse, shape.dimensions, told, TEMPERATURE)
+        return OneShot(network, network.inverse, shape.dimensions, "inverse of the flow, one evaluation")
 
     def bits(test: Dataset, count: int, seed: int) -> Bits:
         def measured(x0: Tensor, label: Tensor | None, rng: Rng) -> Tensor:
@@ -371,8 +368,6 @@ WARMUP = 100
 """Steps over which the rate of a model rises whose rate falls later."""
 RATE = 1e-3
 """Learning rate of autoencoder and flow (Kingma, Dhariwal 2018, arXiv 1807.03039, for the flow)."""
-TEMPERATURE = 0.7
-"""By which the latents of a flow are multiplied when it draws, as in the publication of the flow."""
 
 
 def _width(make: Callable[[int], tuple[nn.Module, ...]], target: int) -> int:

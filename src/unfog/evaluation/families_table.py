@@ -176,5 +176,9 @@ def draw_curves(records: Sequence[Record], path: Path) -> None:
                 seconds, values = [point["seconds"] for point in points], [point[name]["value"] for point in points]
                 label = family if number == 0 else None
                 one.plot(seconds, values, color=colour, marker=mark, markersize=4, alpha=0.8, label=label)
+        # The times at which there is something to read, and no powers of ten between them.
+        times = sorted({float(f"{point['seconds']:.2g}") for run in records for point in run["curve"]})
+        one.set_xticks(times, [f"{time:g}" for time in times])
+        one.minorticks_off()
     legend_above(figure, axes)
     save(figure, path)
