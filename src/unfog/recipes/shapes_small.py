@@ -18,7 +18,7 @@ def recipe() -> Recipe:
     """Return a small diffusion transformer that is told colours, shapes, sizes, places, number and relation."""
     return Recipe(
         name="shapes-small",
-        description="32x32 scenes of coloured shapes, told by attributes, in an hour and a quarter on one processor core",
+        description="32x32 scenes of coloured shapes, told by attributes, in an hour and a quarter on one core",
         data=DataConfig("shapes", size=32, channels=3),
         network=DiTConfig(
             in_channels=3,
