@@ -170,11 +170,14 @@ def run(
         for family in wanted:  # what cannot be made is refused before anything is trained
             course.contender(family, numbers[0])
     folder = Path("runs", f"families-{Path(data).name}") if out is None else out
-    extractor = course.features()
+    many = len(wanted) * len(numbers)
     progress().print(
-        f"{len(wanted) * len(numbers)} trainings of {duration(effort.seconds)} each, and the time of measuring",
+        f"{many} training{'' if many == 1 else 's'} of {duration(effort.seconds)} each, and the time of measuring; "
+        "before, features of these data are learned, if they never were",
         markup=False,
+        soft_wrap=True,
     )
+    extractor = course.features()
     records: list[dict[str, Any]] = []
     for seed in numbers:
         for family in wanted:
