@@ -8,6 +8,7 @@ from typing import cast
 from unfog.diffusion.checks import require
 from unfog.sampling.grid import TimeGrid
 from unfog.sampling.guidance.bounds import Bounds
+from unfog.sampling.guidance.several import asks_negative
 from unfog.sampling.sampler import Sampler
 
 
@@ -199,9 +200,8 @@ class SampleRequest:
             return settings.cost
         own = [Condition(scale=settings.guidance)] if self.condition.told else []
         asked = [condition for condition in (*own, *self.also) if condition.scale != 0]
-        # As `guidance.several` counts: what is guided away from is left out where the scales add up to 1 everywhere.
         regions = any(condition.region is not None for condition in asked)
-        away = regions or math.fsum(condition.scale for condition in asked) != 1
+        away = asks_negative([condition.scale for condition in asked], masked=regions)
         fewer = settings.sampler.adaptive or settings.interval is not None
         return _told(settings.sampler.evaluations(settings.steps) * (len(asked) + away), fewer=fewer)
 

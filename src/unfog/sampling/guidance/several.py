@@ -52,6 +52,16 @@ class Weighted:
         return Weighted({name: value[index] for name, value in self.cond.items()}, self.scale, mask)
 
 
+def asks_negative(scales: Sequence[float], *, masked: bool) -> bool:
+    """Say whether ``Several`` asks for the negative too: it is left out where scales add up to 1 everywhere.
+
+    Args:
+        scales: of the conditions.
+        masked: whether one of them holds for a part of the picture only.
+    """
+    return masked or math.fsum(scales) != 1
+
+
 class Several(Denoiser):
     """``x0_negative + sum_i m_i w_i (x0_i - x0_negative)``, all in one batch.
 
@@ -91,7 +101,7 @@ class Several(Denoiser):
             if part.scale != 0
         )
         masked = any(part.mask is not None for part in self._asked)
-        self._away = masked or math.fsum(part.scale for part in self._asked) != 1
+        self._away = asks_negative([part.scale for part in self._asked], masked=masked)
 
     @property
     def evaluations(self) -> int:
