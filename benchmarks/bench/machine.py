@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.bench.measure import Plan, Quantity, Section, alternate
-from unfog.cli.machine import processor
+from unfog.machine import processor
 
 LIBRARIES = ("unfog", "torch", "diffusers", "denoising-diffusion-pytorch", "accelerate", "ema-pytorch", "numpy")
 SIDE = 2048

@@ -16,7 +16,7 @@ import psutil
 import torch
 
 from unfog.checkpoint import write_atomically
-from unfog.cli.machine import processor
+from unfog.machine import processor
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("unfog", "torch", "numpy", "diffusers", "denoising-diffusion-pytorch", "ema-pytorch", "accelerate")

@@ -156,7 +156,7 @@ def adopt(folder: Path, job: Trained, places: Places) -> None:
     measured = evaluation_of(folder)
     content = {
         "started": run.manifest.created,
-        "machine": measured["evaluation"]["machine"],
+        "machine": run.manifest.machine or measured["evaluation"]["machine"],
         "versions": {"unfog": run.manifest.unfog, "torch": run.manifest.torch},
         "seed": job.seed,
         "measured": measured,

@@ -168,14 +168,14 @@ class Pipeline:
     ) -> tuple[Denoiser, dict[str, Tensor]]:
         """Return the denoiser with the guidance that a request of one batch asks for, and the sampler's condition."""
         plain = guided = self.denoiser
-        cond, negative = (self._cond(c, request.count, device) for c in (request.condition, request.away))
+        cond, negative = (self.told(c, request.count, device) for c in (request.condition, request.away))
         given = cond
         if settings.weak != 1 and self.weak is not None:
             guided = AutoGuided(guided, self.weak, settings.weak)
         if request.also:
             own = [Weighted(cond, settings.guidance)] if request.condition.told else []
             others = [
-                Weighted(self._cond(other, request.count, device), other.scale, self._mask(other, device))
+                Weighted(self.told(other, request.count, device), other.scale, self._mask(other, device))
                 for other in request.also
             ]
             guided, given = Several(guided, own + others, negative), {}
@@ -190,8 +190,14 @@ class Pipeline:
             guided = Interval(guided, plain, *settings.interval)
         return guided if settings.bounds is None else Bounded(guided, settings.bounds), given
 
-    def _cond(self, condition: Condition, count: int, device: torch.device) -> dict[str, Tensor]:
-        """Return what the network is told of so many samples: the null of what a condition leaves open."""
+    def told(self, condition: Condition, count: int, device: torch.device) -> dict[str, Tensor]:
+        """Return what the network is told of so many samples: the null of what a condition leaves open.
+
+        Args:
+            condition: for each of them, or one for all; as ``check`` takes it.
+            count: number of samples.
+            device: of the tensors.
+        """
         cond = self.conditioner.null(count, device)
         if condition.labels is not None:
             cond["label"] = torch.tensor([condition.label_of(k) for k in range(count)], device=device)

@@ -8,6 +8,7 @@ from benchmarks.campaign.record import Places, Start, circumstances, read_record
 from benchmarks.campaign.run import adopt, run_job, train_recipe, trained_run
 
 from unfog.cli import main as unfog
+from unfog.recipe.run import Run
 
 TINY = ["network.widths=[32]", "network.blocks=[0]", "network.attention=[]", "network.middle_attention=false"]
 TINY += ["train.steps=4", "train.batch_size=8", "data.limit=40", "save.checkpoint_every=2", "save.log_every=1"]
@@ -57,7 +58,8 @@ def test_an_adopted_run_is_recorded_with_what_it_knew_of_itself(run: Path, place
     record = read_record(places.record(job.id))
     assert (record["id"], record["seed"], record["adopted"]) == (job.id, 1, True)
     assert record["command"].startswith("unfog train digits train.seed=1")
-    assert record["machine"] == EVALUATION["machine"]
+    # That of the training, whatever it was measured on.
+    assert record["machine"] == Run.open(run).manifest.machine != EVALUATION["machine"]
     measured = record["measured"]
     assert measured["evaluation"] == EVALUATION
     assert (measured["steps"], measured["batch_size"], measured["data"]["count"]) == (4, 8, 40)

@@ -158,7 +158,7 @@ def complete(project: Project) -> Project:
 def test_what_samples_show_of_what_was_asked_for_has_a_table(project: Project) -> None:
     project.put(Trained("shapes-small", 0).id, shapes(0))
     rows = project.render()
-    assert "| `shapes-small` | 1 of 3 | 1.0 min | 1000 samples at 20 evaluations |  |" in rows
+    assert "| `shapes-small` | 1 of 3 | 1.0 core-min | 1000 samples at 20 evaluations |  |" in rows
     assert "classification accuracy" not in rows
     for row in (
         "| all attributes | 90.0 % [80.0, 100.0] | 1.0 % [-9.0, 11.0] | 100 |",
@@ -263,10 +263,12 @@ def test_a_training_that_was_not_scored_yet_is_shown_without_a_distance(project:
 
 def test_one_seed_is_shown_with_its_interval_and_several_with_their_spread(project: Project) -> None:
     project.put(Trained("digits", 0).id, recipe(0))
-    assert "| `digits` | 1 of 3 | 1.0 min | 90.0 % [80.0, 100.0], 1000 samples" in project.render()
-    project.put(Trained("digits", 2).id, recipe(2, accuracy=0.8))
+    assert "| `digits` | 1 of 3 | 1.0 core-min | 90.0 % [80.0, 100.0], 1000 samples" in project.render()
+    # A minute on two cores and a minute on one are not the same.
+    two = {**recipe(2, accuracy=0.8), "machine": {**MACHINE, "threads": "2"}}
+    project.put(Trained("digits", 2).id, two)
     text = project.render()
-    assert "| `digits` | 2 of 3 | 1.0 ± 0.0 min | 85.0 ± 7.1 %, 1000 samples at 20 evaluations" in text
+    assert "| `digits` | 2 of 3 | 1.5 ± 0.7 core-min | 85.0 ± 7.1 %, 1000 samples at 20 evaluations" in text
     assert "unfog train digits train.seed=0\nunfog train digits train.seed=2\n" in text
 
 

@@ -35,6 +35,14 @@ def test_training_ends_with_a_report(here: Path, tiny: list[str], capsys: Captur
     assert numbers["samples"] == 30
     assert numbers["origin"]["step"] == 4
     assert numbers["machine"]["torch"]
+    assert "measuring" not in told + page.split("<h3>Machine</h3>")[1].split("</dl>")[0]
+    manifest = json.loads(Path("run/manifest.json").read_text())
+    manifest["machine"]["threads"] = "64"
+    Path("run/manifest.json").write_text(json.dumps(manifest))
+    assert main(["evaluate", "run", "--samples", "10"]) == 0
+    page = Path("run/report.html").read_text()
+    assert "threads, measuring" in page
+    assert "torch, measuring" not in page
 
 
 def test_what_samples_show_of_what_was_asked_for_is_printed_and_reported(here: Path, capsys: Capture) -> None:

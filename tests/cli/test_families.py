@@ -95,6 +95,8 @@ def test_of_pictures_that_no_recipe_names_the_size_can_be_told(here: Path) -> No
         (["digits", "--families", "gan,rnn"], "expected some of diffusion, gan, vae, flow, got rnn"),
         (["digits", "--seeds", "x"], "--seeds: expected whole numbers"),
         (["digits", "--minutes", "0"], "--minutes: expected above 0, got 0"),
+        (["digits", "--samples", "0"], "--samples: expected at least 1, got 0"),
+        (["digits", "--likelihood", "1"], "--likelihood: expected 0, or at least 2, got 1"),
         (["digits", "data.size=9"], "can be halved"),
         (["nowhere"], "nowhere"),
     ],

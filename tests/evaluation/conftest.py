@@ -4,6 +4,9 @@ import torch
 from torch import nn
 
 from unfog.data.dataset import ArrayDataset
+from unfog.data.shapes.dataset import ShapesDataset
+from unfog.data.shapes.options import ShapesOptions
+from unfog.data.shapes.scene import ATTRIBUTES
 from unfog.diffusion.denoiser import NetworkDenoiser
 from unfog.diffusion.parameterization import V
 from unfog.diffusion.process import Gaussian
@@ -15,7 +18,7 @@ from unfog.evaluation.features import FeatureConfig
 from unfog.evaluation.measure import Effort, measure
 from unfog.pipeline import Pipeline
 from unfog.sampling.codec.codec import Identity
-from unfog.sampling.conditioning.conditioner import Label, Unconditional
+from unfog.sampling.conditioning.conditioner import Attributes, Label, Unconditional
 from unfog.sampling.gaussian import DDIM
 from unfog.sampling.grid import Trailing
 from unfog.sampling.request import SampleSettings
@@ -58,6 +61,35 @@ def make_pipeline(channels=1, classes=2, dropout=0.1, schedule=None, parameteriz
     names = ("left & top", "right") if classes else ()
     settings = settings or SampleSettings(DDIM(), Trailing(), steps=3)
     pipeline = Pipeline(denoiser, conditioner, Identity(), (channels, 8, 8), settings, names)
+    return pipeline, Denoising(denoiser, conditioner, Uniform(), Constant())
+
+
+class ToldNetwork(nn.Module):
+    """Looks at one pixel at a time and shifts it by the first attribute, the last number being the null."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.4))
+        self.register_buffer("shift", torch.linspace(-0.3, 0.3, values + 1))
+
+    def forward(self, x, c_noise, attributes):
+        return torch.tanh(self.slope * x - self.shift[attributes[:, 0]][:, None, None, None])
+
+
+@pytest.fixture(scope="session")
+def shapes():
+    """Training and test part of a small set of captioned shapes."""
+    options = ShapesOptions((1, 2), train=40, test=10)
+    return tuple(ShapesDataset(options, part, 32) for part in ("train", "test"))
+
+
+@pytest.fixture(scope="session")
+def told_pipeline():
+    """A pipeline of a model that is told the attributes of shapes, at guidance 2, and its task."""
+    conditioner = Attributes([len(attribute.values) for attribute in ATTRIBUTES])
+    denoiser = NetworkDenoiser(ToldNetwork(conditioner.sizes[0]), Gaussian(Cosine()), V())
+    settings = SampleSettings(DDIM(), Trailing(), steps=2, guidance=2.0)
+    pipeline = Pipeline(denoiser, conditioner, Identity(), (3, 32, 32), settings, attributes=ATTRIBUTES)
     return pipeline, Denoising(denoiser, conditioner, Uniform(), Constant())
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from unfog.data.dataset import Dataset
 from unfog.diffusion import analytic
 from unfog.diffusion.denoiser import NetworkDenoiser
 from unfog.diffusion.parameterization import V
@@ -130,6 +131,16 @@ def test_guidance_and_bounds_are_those_that_it_is_used_with() -> None:
     (part,) = solved(pipeline, Conditions(2.0, bounds), 7, range(3, 7), few)
     request = SampleRequest(4, [1, 0, 1, 0], seed=7, first=3, settings=replace(ACCURATE, guidance=2.0, bounds=bounds))
     torch.testing.assert_close(part.solution, pipeline.sample(request).x, rtol=0, atol=1e-6)
+
+
+def test_a_model_of_attributes_is_solved_for_those_of_examples(
+    told_pipeline: tuple[Pipeline, object], shapes: tuple[Dataset, Dataset]
+) -> None:
+    pipeline, test = told_pipeline[0], shapes[1]
+    (part,) = solved(pipeline, Conditions(2.0, None, test), 7, range(8, 12), EFFORT)
+    told = [tuple(row) for row in test.gather(torch.tensor([8, 9, 0, 1]))["attributes"].tolist()]
+    asked = SampleRequest(4, attributes=told, seed=7, first=8, settings=replace(ACCURATE, guidance=2.0))
+    torch.testing.assert_close(part.solution, pipeline.sample(asked).x, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("conditioner", [Unconditional(), Label(2, 0.0)])

@@ -22,6 +22,11 @@ def pixels(picture):
     return decoded[None] if decoded.ndim == 2 else decoded.permute(2, 0, 1)
 
 
+def classes_of(pipeline):
+    """What the rows of a model of classes are asked for, which needs no examples."""
+    return gallery.Subjects.of(pipeline, None)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_an_image_survives_its_uri(channels):
     image = torch.arange(channels * 20, dtype=torch.uint8).reshape(channels, 4, 5)
@@ -45,7 +50,8 @@ def test_of_bands_some_are_shown_in_colour(channels, shown):
     ],
 )
 def test_which_bands_are_shown_is_said(toy_pipeline, channels, words):
-    note = gallery.by_class(toy_pipeline(channels=channels)[0], 2, 0).note
+    pipeline, _ = toy_pipeline(channels=channels)
+    note = gallery.samples(pipeline, classes_of(pipeline), 2, 0).note
     assert words in note if words else note == ""
 
 
@@ -85,7 +91,7 @@ def test_the_levels_of_noise_look_alike_whatever_the_schedule(toy_pipeline, toy_
 
 def test_denoising_ends_with_the_sample(toy_pipeline):
     pipeline, _ = toy_pipeline()
-    table = gallery.denoising(pipeline, 9, seed=4)
+    table = gallery.denoising(pipeline, classes_of(pipeline), 9, seed=4)
     sample = to_uint8(pipeline.sample(SampleRequest(2, [0, 1], 4)).x)
     assert [row.label for row in table.rows] == ["left & top: x", "its x0", "right: x", "its x0"]
     assert torch.equal(pixels(table.rows[2].pictures[-1]), sample[1])
@@ -95,13 +101,13 @@ def test_denoising_ends_with_the_sample(toy_pipeline):
 def test_many_steps_are_thinned_to_the_columns_there_are(toy_pipeline):
     pipeline, _ = toy_pipeline()
     pipeline.settings = replace(pipeline.settings, steps=40)
-    table = gallery.denoising(pipeline, 5, seed=0)
+    table = gallery.denoising(pipeline, classes_of(pipeline), 5, seed=0)
     assert (table.columns[0], table.columns[-1], table.width) == ("t = 0.975", "t = 0", 5)
 
 
 def test_a_column_of_the_classes_starts_from_one_noise(toy_pipeline):
     pipeline, _ = toy_pipeline()
-    table = gallery.by_class(pipeline, 3, seed=7)
+    table = gallery.samples(pipeline, classes_of(pipeline), 3, seed=7)
     for label, row in enumerate(table.rows):
         request = SampleRequest(1, label, 7, first=2)
         assert torch.equal(pixels(row.pictures[2]), to_uint8(pipeline.sample(request).x)[0])
@@ -109,7 +115,7 @@ def test_a_column_of_the_classes_starts_from_one_noise(toy_pipeline):
 
 def test_guidance_of_one_is_the_model_as_it_is(toy_pipeline):
     pipeline, _ = toy_pipeline()
-    table = gallery.by_guidance(pipeline, seed=7)
+    table = gallery.by_guidance(pipeline, classes_of(pipeline), seed=7)
     plain = to_uint8(pipeline.sample(SampleRequest(2, [0, 1], 7)).x)
     column = table.columns.index("1")
     assert all(torch.equal(pixels(row.pictures[column]), plain[k]) for k, row in enumerate(table.rows))
@@ -117,8 +123,8 @@ def test_guidance_of_one_is_the_model_as_it_is(toy_pipeline):
 
 
 def test_there_is_no_guidance_without_classes_or_without_a_null(toy_pipeline):
-    assert gallery.by_guidance(toy_pipeline(classes=0)[0], 0) is None
-    assert gallery.by_guidance(toy_pipeline(dropout=0.0)[0], 0) is None
+    for pipeline, _ in (toy_pipeline(classes=0), toy_pipeline(dropout=0.0)):
+        assert gallery.by_guidance(pipeline, classes_of(pipeline), 0) is None
 
 
 def test_of_many_classes_ten_are_shown_the_first_and_the_last_among_them(toy_pipeline):
@@ -128,10 +134,41 @@ def test_of_many_classes_ten_are_shown_the_first_and_the_last_among_them(toy_pip
 
 def test_a_model_without_classes_shows_samples(toy_pipeline):
     pipeline, _ = toy_pipeline(classes=0)
-    table = gallery.by_class(pipeline, 4, seed=1)
+    table = gallery.samples(pipeline, classes_of(pipeline), 4, seed=1)
     sample = to_uint8(pipeline.sample(SampleRequest(24, None, 1)).x)
     shown = [pixels(picture) for row in table.rows for picture in row.pictures]
     assert torch.equal(torch.stack(shown), sample)
+
+
+def test_a_model_of_attributes_is_asked_for_those_of_examples_which_stand_beside(told_pipeline, shapes):
+    pipeline, test = told_pipeline[0], shapes[1]
+    subjects = gallery.Subjects.of(pipeline, test)
+    assert subjects.names == tuple(f"no. {k}" for k in range(gallery.EXAMPLES))
+    table = gallery.samples(pipeline, subjects, 3, seed=5)
+    assert table.split
+    assert table.columns == ("real", "noise 0", "noise 1", "noise 2")
+    fields = test.gather(torch.arange(gallery.EXAMPLES))
+    told = [tuple(row) for row in fields["attributes"].tolist()]
+    for k, row in enumerate(table.rows):
+        assert torch.equal(pixels(row.pictures[0]), to_uint8(fields["x0"])[k])
+        alone = pipeline.sample(SampleRequest(1, seed=5, first=2, attributes=told[k]))
+        assert torch.equal(pixels(row.pictures[3]), to_uint8(alone.x)[0])
+    one = [a.values[v] for a, v in zip(test.info.attributes, told[0], strict=True) if v < a.none]
+    assert all(value in table.rows[0].pictures[0].alt for value in one)
+
+
+def test_attributes_are_guided_by_and_shown_on_their_way(told_pipeline, shapes):
+    pipeline, test = told_pipeline[0], shapes[1]
+    subjects = gallery.Subjects.of(pipeline, test)
+    table = gallery.by_guidance(pipeline, subjects, seed=5)
+    assert table.columns == ("real", "0", "1", "2", "3", "5")
+    told = [tuple(row) for row in test.gather(torch.arange(gallery.EXAMPLES))["attributes"].tolist()]
+    at_two = to_uint8(pipeline.sample(SampleRequest(len(told), attributes=told, seed=5)).x)
+    assert all(torch.equal(pixels(row.pictures[3]), at_two[k]) for k, row in enumerate(table.rows))
+    rows = gallery.denoising(pipeline, subjects, 4, seed=5).rows
+    assert [row.label for row in rows[::2]] == ["no. 0: x", "no. 2: x", "no. 5: x"]
+    chosen = to_uint8(pipeline.sample(SampleRequest(3, attributes=[told[k] for k in (0, 2, 5)], seed=5)).x)
+    assert torch.equal(pixels(rows[4].pictures[-1]), chosen[2])
 
 
 def test_a_copy_is_found_at_distance_zero(toy_dataset):

@@ -4,8 +4,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from unfog.asking import asked_like
 from unfog.data.dataset import to_uint8
-from unfog.evaluation.asking import asked_like
 from unfog.evaluation.features import FeatureConfig, feature_extractor
 from unfog.evaluation.guidance_curve import (
     CurveJudge,
@@ -36,7 +36,9 @@ def judge(toy_dataset, effort, tmp_path_factory):
 @pytest.fixture(scope="module")
 def curve(judge, toy_dataset, toy_pipeline):
     pipeline, _ = toy_pipeline()
-    request = asked_like(pipeline, toy_dataset(120, 0), 40, settings=pipeline.settings, seed=0, batch_size=16)
+    request = asked_like(
+        pipeline.conditioner, toy_dataset(120, 0), 40, settings=pipeline.settings, seed=0, batch_size=16
+    )
     points = [
         measure_scale(pipeline, judge, request, pipeline.settings.with_guidance(scale)) for scale in (1.0, 2.0, 4.0)
     ]
@@ -48,13 +50,13 @@ def curve(judge, toy_dataset, toy_pipeline):
 def test_samples_are_asked_for_the_classes_of_the_data(toy_dataset, toy_pipeline):
     pipeline, _ = toy_pipeline()
     data = toy_dataset(30, 0)
-    request = asked_like(pipeline, data, 45, settings=pipeline.settings, seed=3, batch_size=8)
+    request = asked_like(pipeline.conditioner, data, 45, settings=pipeline.settings, seed=3, batch_size=8)
     assert len(request.labels) == 45
     # Thirty rows once, fifteen of them again.
     assert sorted(request.labels[:30]) == sorted(data.gather(torch.arange(30))["label"].tolist())
     assert request.labels[30:] == request.labels[:15]
     plain, _ = toy_pipeline(classes=0)
-    assert asked_like(plain, data, 4, settings=plain.settings, seed=3, batch_size=8).labels is None
+    assert asked_like(plain.conditioner, data, 4, settings=plain.settings, seed=3, batch_size=8).labels is None
 
 
 def test_deviation_is_the_spread_around_the_means_of_groups():
@@ -67,7 +69,9 @@ def test_deviation_is_the_spread_around_the_means_of_groups():
 
 def test_every_scale_begins_from_the_same_noises(judge, toy_dataset, toy_pipeline):
     pipeline, _ = toy_pipeline()
-    request = asked_like(pipeline, toy_dataset(120, 0), 12, settings=pipeline.settings, seed=0, batch_size=5)
+    request = asked_like(
+        pipeline.conditioner, toy_dataset(120, 0), 12, settings=pipeline.settings, seed=0, batch_size=5
+    )
     first, again = (measure_scale(pipeline, judge, request, pipeline.settings) for _ in range(2))
     assert first == again
     whole = replace(request, batch_size=12)
@@ -91,7 +95,7 @@ def test_what_cannot_be_judged_is_missing(toy_dataset, effort, tmp_path, toy_pip
     train, test = toy_dataset(80, 0, labelled=False), toy_dataset(40, 1, labelled=False)
     extractor = feature_extractor(train, tmp_path, FeatureConfig(budget=effort.features.budget))
     judge = CurveJudge.of(extractor, train, test, 20, seed=0, resamples=20)
-    request = asked_like(pipeline, train, 20, settings=pipeline.settings, seed=0, batch_size=20)
+    request = asked_like(pipeline.conditioner, train, 20, settings=pipeline.settings, seed=0, batch_size=20)
     point = measure_scale(pipeline, judge, request, pipeline.settings)
     assert isinstance(point.accuracy, Missing)
     assert isinstance(point.spread, Score)

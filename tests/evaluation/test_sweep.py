@@ -110,6 +110,19 @@ def test_an_adaptive_sampler_costs_what_it_took_and_not_the_most_it_may():
     assert 6 < drawn.evaluations < wanted.evaluations
 
 
+def test_a_model_of_attributes_is_asked_for_those_of_examples_in_turn(told_pipeline, shapes):
+    pipeline, test = told_pipeline[0], shapes[1]
+    amount, wanted = Amount(samples=0, noises=12, seed=5), settings(DDIM(), 2, 2.0)
+    told = [tuple(row) for row in test.gather(torch.arange(12) % 10)["attributes"].tolist()]
+    whole = pipeline.sample(SampleRequest(12, attributes=told, seed=5, settings=wanted)).x
+    assert torch.equal(draw(pipeline, wanted, amount, test).x, whole)
+    assert torch.equal(accurate_solution(pipeline, wanted, amount, test).x, whole)
+    point = measure_setting(pipeline, wanted, ("ddim", "trailing"), amount, Accurate(whole, NONE, 0.0), NONE, test)
+    assert point.distance.value == 0
+    with pytest.raises(ValueError, match="examples whose attributes are asked for"):
+        draw(pipeline, wanted, amount)
+
+
 def test_more_noises_than_samples_are_drawn_once(toy_pipeline):
     pipeline, _ = toy_pipeline()
     drawn = draw(pipeline, settings(DDIM(), 1), Amount(samples=2, noises=5, batch_size=2))

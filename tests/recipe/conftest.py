@@ -1,21 +1,10 @@
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from unfog.recipe.load import override
 from unfog.recipe.run import Run
 from unfog.recipe.schema import Recipe
 from unfog.recipe.train import train
 from unfog.recipes import named
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

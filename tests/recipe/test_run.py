@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unfog.data.dataset import DataInfo
+from unfog.machine import machine
 from unfog.recipe.card import DataCard
 from unfog.recipe.data import open_data
 from unfog.recipe.errors import RecipeError
@@ -26,6 +27,15 @@ def test_a_run_that_was_created_is_opened_as_it_was(tmp_path: Path, tiny: Recipe
     assert Run.open(tmp_path / "run") == run
     assert run.manifest.data.classes == tuple("0123456789")
     assert run.manifest.data.fingerprint == info.fingerprint
+
+
+def test_a_run_knows_the_machine_that_it_was_started_on(tmp_path: Path, tiny: Recipe, info: DataInfo) -> None:
+    run = Run.create(tmp_path / "run", tiny, info)
+    assert Run.open(run.folder).manifest.machine == machine()
+    told = json.loads((run.folder / MANIFEST).read_text())
+    del told["machine"]
+    (run.folder / MANIFEST).write_text(json.dumps(told))
+    assert Run.open(run.folder).manifest.machine == {}
 
 
 def test_the_recipe_is_fitted_to_the_data(tmp_path: Path, tiny: Recipe, info: DataInfo) -> None:

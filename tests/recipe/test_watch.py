@@ -13,14 +13,17 @@ import torch
 from unfog.checkpoint import list_checkpoints
 from unfog.data.loader import ShuffledBatches
 from unfog.images import read_png_text
-from unfog.recipe.build import build_task
+from unfog.recipe.build import build_task, fit_to_data
+from unfog.recipe.card import DataCard
+from unfog.recipe.data import open_data
 from unfog.recipe.export import origin_of, save_grid
 from unfog.recipe.load import override
 from unfog.recipe.run import Run, initial_network
 from unfog.recipe.schema import Recipe, SaveConfig
 from unfog.recipe.trackers import TensorBoard
 from unfog.recipe.train import train
-from unfog.recipe.watch import preview_request, watched
+from unfog.recipe.watch import preview_count, preview_request, watched
+from unfog.recipes import named
 from unfog.training.parallel import World
 from unfog.training.signals import Stop
 from unfog.training.trainer import Trainer
@@ -90,7 +93,9 @@ def test_a_preview_is_what_would_be_sampled_from_that_step(tmp_path: Path, tiny:
     names = sorted(path.name for path in (run.folder / "samples").iterdir())
     assert names == ["preview-00000003.png", "preview-00000004.png"]
     stored = run.weights()
-    samples = run.pipeline(stored).sample(preview_request(10))
+    pipeline = run.pipeline(stored)
+    samples = pipeline.sample(preview_request(pipeline, run.data().train))
+    assert samples.request.count == 40
     save_grid(samples, tmp_path / "grid.png", classes=run.manifest.data.classes, origin=origin_of(run, stored))
     assert (run.folder / "samples" / names[-1]).read_bytes() == (tmp_path / "grid.png").read_bytes()
     told = json.loads(read_png_text(run.folder / "samples" / names[-1])["unfog"])
@@ -121,12 +126,20 @@ def test_a_resumed_run_has_the_previews_of_one_that_was_not_stopped(tmp_path: Pa
     assert sorted(path.name for path in (run.folder / "samples").iterdir()) == names
 
 
-def test_few_classes_are_shown_in_turn_and_many_as_far_as_they_go() -> None:
-    assert preview_request(0).labels is None
-    ten, hundreds = preview_request(10), preview_request(300)
-    assert ten.count == 40
-    assert [ten.label_of(k) for k in (0, 9, 10)] == [0, 9, 0]
-    assert [hundreds.label_of(k) for k in (0, 99)] == [0, 99]
+def test_few_classes_are_shown_four_times_and_many_as_far_as_they_go() -> None:
+    assert [preview_count(classes) for classes in (0, 1, 10, 20, 21, 300)] == [36, 4, 40, 80, 100, 100]
+
+
+def test_a_preview_of_a_model_of_attributes_asks_for_those_of_examples(tmp_path: Path) -> None:
+    told = ["data.limit=40", "network.dim=8", "network.heads=2", "network.depth=1", "train.steps=1"]
+    recipe = override(named("shapes-small"), [*told, "sample.steps=1", "save.preview_every=1"])
+    data = open_data(recipe.data)
+    run = finish(Run.create(tmp_path / "run", fit_to_data(recipe, DataCard.of(data.train.info)), data.train.info))
+    picture = json.loads(read_png_text(run.folder / "samples" / "preview-00000001.png")["unfog"])
+    pipeline = run.pipeline()
+    asked = preview_request(pipeline, data.train)
+    assert asked.attributes == [tuple(row) for row in data.train.gather(torch.arange(36))["attributes"].tolist()]
+    assert picture["attributes"] == [list(row) for row in asked.attributes]
 
 
 def test_event_files_hold_the_log(tmp_path: Path, tiny: Recipe, trained: Run) -> None:
@@ -196,7 +209,7 @@ def test_a_process_that_does_not_lead_writes_nothing(tmp_path: Path, tiny: Recip
     task = build_task(run.recipe, initial_network(run.recipe))
     trainer = Trainer(task, ShuffledBatches(dataset, 0), run.recipe.train)
     trainer.world = Follower(torch.device("cpu"))
-    assert len(list(watched(iter(trainer), trainer, run))) == 4
+    assert len(list(watched(iter(trainer), trainer, run, dataset))) == 4
     assert not (run.folder / "tensorboard").exists()
     assert not (run.folder / "samples").exists()
 

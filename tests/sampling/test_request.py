@@ -27,7 +27,7 @@ def test_a_part_takes_its_share_of_every_condition() -> None:
     )
     part = request.part(1, 3)
     assert part.attributes == ((2, 3), (4, 5))
-    assert part.negative == Condition([2, 1])
+    assert part.negative == Condition((2, 1))
     assert part.also == (Condition(5, ((2,), (3,)), scale=0.5), Condition(7))
     assert part.condition.attributes_of(1) == request.condition.attributes_of(2) == (4, 5)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unfog.asking import asked_like
 from unfog.checkpoint import JSON, write_atomically
 from unfog.cli.console import number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
@@ -17,7 +18,6 @@ from unfog.cli.sources import open_run, run_settings, weights_of
 from unfog.data.cache import cache_folder
 from unfog.diffusion.checks import require
 from unfog.evaluation import tables
-from unfog.evaluation.asking import asked_like
 from unfog.evaluation.audit import Audit, Reader, audit, class_reader, shapes_reader
 from unfog.evaluation.audit_page import AuditInputs, verdict_of_attribute, verdict_of_view, write_audit
 from unfog.evaluation.features import FeatureExtractor, feature_extractor, obstacle
@@ -72,7 +72,12 @@ def run(folder: Path, asked: Asked, sampling: Sampling, *, out: Path | None) -> 
         if copies:
             share_of(asked.level, data.test, by_features=asked.features)
         request = asked_like(
-            pipeline, data.train, asked.samples, settings=settings, seed=asked.seed, batch_size=asked.batch_size
+            pipeline.conditioner,
+            data.train,
+            asked.samples,
+            settings=settings,
+            seed=asked.seed,
+            batch_size=asked.batch_size,
         )
         request = request if request.condition.told else _unguided(request)
         pipeline.check(request)

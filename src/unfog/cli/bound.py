@@ -7,13 +7,13 @@ from pathlib import Path
 from unfog.checkpoint import JSON, write_atomically
 from unfog.cli.console import number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
-from unfog.cli.machine import machine
 from unfog.cli.options import Sampling
 from unfog.cli.sources import open_run, weights_of
 from unfog.cli.together import said_once, together
 from unfog.data.dataset import Dataset
 from unfog.evaluation import likelihood
 from unfog.evaluation.bound import Bounds, Effort, measure_bounds
+from unfog.machine import machine
 from unfog.metrics.interval import Score
 from unfog.recipe.build import build_task
 from unfog.recipe.export import origin_of

@@ -5,9 +5,9 @@ import json
 from unfog.checkpoint import write_atomically
 from unfog.cli.console import number, output, show, table
 from unfog.cli.errors import CommandError, refusing
-from unfog.cli.machine import machine
 from unfog.data.dataset import Dataset
 from unfog.evaluation.noisy_accuracy import accuracy_by_level
+from unfog.machine import machine
 from unfog.metrics.interval import Score
 from unfog.recipe.build import build_training
 from unfog.recipe.export import origin_of

@@ -19,9 +19,9 @@ from packaging.version import Version
 from torch import Tensor
 
 from unfog.cli.costs import count
-from unfog.cli.machine import extensions, processor, usable_cores
 from unfog.data.cache import cache_folder
 from unfog.data.sources import find
+from unfog.machine import extensions, processor, usable_cores
 from unfog.recipe.probe import available_memory
 from unfog.recipe.soundness import Finding, Outcome
 

@@ -35,7 +35,7 @@ from unfog.recipe.networks import classes_of
 from unfog.recipe.probe import activations, available_memory, matrix_rate, time_sampling, time_steps
 from unfog.recipe.run import default_device
 from unfog.recipe.schema import Recipe
-from unfog.recipe.watch import preview_request
+from unfog.recipe.watch import preview_count
 
 PICTURES = 64
 """How many pictures the time of sampling is told for."""
@@ -214,7 +214,7 @@ def _probe(recipe: Recipe, dataset: Dataset, memory: Memory, flops: int, seconds
     sampling = time_sampling(recipe, dataset, PICTURES, 0.2 * seconds) if draws else None
     rate = matrix_rate(recipe.train.precision, min(1.0, 0.1 * seconds))
     step = Spread.of(steps.seconds)
-    shown = preview_request(classes_of(recipe.network) or 0).count
+    shown = preview_count(classes_of(recipe.network) or 0)
     preview = 0.0 if sampling is None else sampling * shown / PICTURES
     room = available * (1 - _KEPT_FREE) / _OVERHEAD[kind] - memory.total
     return Probe(

@@ -12,7 +12,6 @@ from unfog.checkpoint import JSON, write_atomically
 from unfog.cli import classifier
 from unfog.cli.console import duration, number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
-from unfog.cli.machine import machine
 from unfog.cli.options import Sampling
 from unfog.cli.score import features_named
 from unfog.cli.sources import open_run, run_settings, weights_of
@@ -27,6 +26,7 @@ from unfog.evaluation.scores import Missing
 from unfog.evaluation.tables import adherence as rows_of_adherence
 from unfog.evaluation.tables import missing
 from unfog.evaluation.weights import feature_folder
+from unfog.machine import machine
 from unfog.metrics.interval import Score
 from unfog.pipeline import Pipeline
 from unfog.recipe.build import build_pipeline, build_task
@@ -184,7 +184,7 @@ def report_on(
                 measured=measured,
                 adherence=adherence,
                 seconds=_seconds(run, measured),
-                machine=machine(),
+                machine=_machines(run),
                 memory=_memory(),
                 seed=config.seed,
             )
@@ -195,6 +195,13 @@ def report_on(
     if adherence is not None:
         _print_adherence(adherence)
     output().print(str(run.folder / REPORT), markup=False, soft_wrap=True)
+
+
+def _machines(run: Run) -> dict[str, str]:
+    """Return the machine that a run was started on, and what of it was different when the run was measured."""
+    here = machine()
+    trained = run.manifest.machine or here
+    return {**trained, **{f"{name}, measuring": here[name] for name in here if here[name] != trained.get(name)}}
 
 
 def _adherence(pipeline: Pipeline, measured: Measured, data: Data, config: EvaluationConfig) -> Adherence | None:

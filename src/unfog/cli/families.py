@@ -10,7 +10,6 @@ from unfog.checkpoint import write_atomically
 from unfog.cli.console import duration, output, progress, table
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.lists import items_of
-from unfog.cli.machine import machine
 from unfog.cli.sources import find_recipe
 from unfog.data.cache import cache_folder
 from unfog.data.dataset import to_float
@@ -21,6 +20,7 @@ from unfog.evaluation.features import FeatureExtractor, feature_extractor, obsta
 from unfog.evaluation.measure import worded
 from unfog.evaluation.race import Raced, RaceEffort, Trained, race
 from unfog.images import PNG_CHANNELS, tile, write_png
+from unfog.machine import machine
 from unfog.pipeline import Pipeline
 from unfog.recipe.build import build_pipeline, build_training, fit_to_data
 from unfog.recipe.card import DataCard
@@ -158,13 +158,16 @@ def run(
     wanted, numbers = _families(families), _seeds(seeds)
     if not minutes > 0:
         raise CommandError(f"--minutes: expected above 0, got {minutes:g}")
-    with refusing():
-        effort = RaceEffort(
-            seconds=60.0 * minutes,
-            samples=samples,
-            curve_samples=min(samples, RaceEffort.curve_samples),
-            likelihood_examples=likelihood,
-        )
+    if samples < 1:
+        raise CommandError(f"--samples: expected at least 1, got {samples}")
+    if likelihood != 0 and likelihood < 2:
+        raise CommandError(f"--likelihood: expected 0, or at least 2, got {likelihood}")
+    effort = RaceEffort(
+        seconds=60.0 * minutes,
+        samples=samples,
+        curve_samples=min(samples, RaceEffort.curve_samples),
+        likelihood_examples=likelihood,
+    )
     course = Race.of(data, settings, recipe)
     with refusing():
         for family in wanted:  # what cannot be made is refused before anything is trained

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from unfog.asking import needs_examples
 from unfog.cli.console import duration, number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
 from unfog.cli.sources import open_run, weights_of
@@ -24,9 +25,15 @@ def run(
         effort = FitEffort(noises=noises, batch_size=batch_size)
         weights = opened.weights(weights_of(average))
         pipeline = opened.pipeline(weights)
-        fixed = fixed_tables(default, steps)
         steps_of_fit = fit_steps(
-            pipeline, fixed, steps, guidance=scale, bounds=default.bounds, seed=seed, effort=effort
+            pipeline,
+            fixed_tables(default, steps),
+            steps,
+            guidance=scale,
+            bounds=default.bounds,
+            examples=opened.data().test if needs_examples(pipeline.conditioner) else None,
+            seed=seed,
+            effort=effort,
         )
         fit = _followed(steps_of_fit)
     _tell(fit)

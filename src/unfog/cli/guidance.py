@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from unfog.asking import asked_like
 from unfog.checkpoint import JSON, write_atomically
 from unfog.cli.console import number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
@@ -16,7 +17,6 @@ from unfog.cli.options import Sampling
 from unfog.cli.sources import open_run, run_settings, weights_of
 from unfog.data.cache import cache_folder
 from unfog.diffusion.checks import require
-from unfog.evaluation.asking import asked_like
 from unfog.evaluation.features import feature_extractor
 from unfog.evaluation.guidance_curve import CurveJudge, GuidanceCurve, GuidancePoint, draw_curve, measure_scale
 from unfog.evaluation.measure import describe
@@ -64,7 +64,7 @@ def run(folder: Path, asked: Asked, sampling: Sampling, *, out: Path | None) -> 
         data = opened.data()
         require(asked.samples >= 10, f"--samples: at least 10, got {asked.samples}")
         request = asked_like(
-            pipeline, data.train, asked.samples, settings=base, seed=asked.seed, batch_size=asked.batch_size
+            pipeline.conditioner, data.train, asked.samples, settings=base, seed=asked.seed, batch_size=asked.batch_size
         )
         for one in settings:
             pipeline.check(replace(request, settings=one))

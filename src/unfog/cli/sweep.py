@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from unfog.asking import needs_examples
 from unfog.checkpoint import JSON, DamagedCheckpointError, StoredTensors, write_tensors
 from unfog.cli.console import duration, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
@@ -19,6 +20,7 @@ from unfog.cli.options import Sweeping
 from unfog.cli.sources import open_run, weights_of
 from unfog.cli.sweep_book import NUMBERS, Book, Setting, writing
 from unfog.data.cache import cache_folder
+from unfog.data.dataset import Dataset
 from unfog.diffusion.checks import require
 from unfog.evaluation.scores import Comparison, Missing
 from unfog.evaluation.sweep import (
@@ -65,10 +67,12 @@ def run(folder: Path, asked: Sweeping, *, out: Path | None, dry_run: bool) -> in
         weights = opened.weights(weights_of(asked.average))
         settings = settings_asked(opened, asked, weights)
         pipeline = opened.pipeline(weights)
+        told = needs_examples(pipeline.conditioner)
+        data = opened.data() if much.samples > 0 or told else None
+        examples = data.test if data is not None and told else None
         for setting in settings:
-            _check(pipeline, setting, much)
+            _check(pipeline, setting, much, examples)
         accurate = replace(opened.recipe.sample, sampler=DPMSolverPP2M(), grid=Trailing(), steps=steps)
-        data = opened.data() if much.samples > 0 else None
         about: dict[str, JSON] = {
             "origin": origin_of(opened, weights),
             "data": opened.manifest.data.fingerprint,
@@ -78,7 +82,7 @@ def run(folder: Path, asked: Sweeping, *, out: Path | None, dry_run: bool) -> in
     with writing((folder / "sweep" if out is None else out) / NUMBERS) as path:
         with refusing():
             book = Book.open(path, about)
-        sweep = _Sweep(pipeline, settings, much, accurate, book)
+        sweep = _Sweep(pipeline, settings, much, accurate, book, examples)
         sweep.tell_cost()
         if dry_run:
             return 0
@@ -132,10 +136,10 @@ def _written(settings: SampleSettings) -> dict[str, JSON]:
     return written
 
 
-def _check(pipeline: Pipeline, setting: Setting, amount: Amount) -> None:
+def _check(pipeline: Pipeline, setting: Setting, amount: Amount, examples: Dataset | None) -> None:
     """Refuse a setting before anything is measured."""
     try:
-        pipeline.check(request_for(pipeline, setting.settings, amount, 1))
+        pipeline.check(request_for(pipeline, setting.settings, amount, 1, examples))
         injects_noise(setting.settings, pipeline.denoiser.process.schedule)
     except ValueError as error:
         raise CommandError(f"{setting}: {error}") from error
@@ -145,13 +149,20 @@ class _Sweep:
     """One call of the command."""
 
     def __init__(
-        self, pipeline: Pipeline, settings: Sequence[Setting], amount: Amount, accurate: SampleSettings, book: Book
+        self,
+        pipeline: Pipeline,
+        settings: Sequence[Setting],
+        amount: Amount,
+        accurate: SampleSettings,
+        book: Book,
+        examples: Dataset | None,
     ) -> None:
         self.pipeline = pipeline
         self.settings = settings
         self.amount = amount
         self.accurate = accurate
         self.book = book
+        self.examples = examples
         self.missing = [setting for setting in settings if book.find(setting) is None]
         self.seconds_an_evaluation = 0.0
 
@@ -163,7 +174,7 @@ class _Sweep:
         if not self.missing:
             console.print(told, markup=False, soft_wrap=True)
             return
-        self.seconds_an_evaluation = _seconds_an_evaluation(self.pipeline, self.amount)
+        self.seconds_an_evaluation = _seconds_an_evaluation(self.pipeline, self.amount, self.examples)
         calls = sum(self.amount.total * setting.settings.evaluations for setting in self.missing)
         solving = [scale for scale in self._scales_to_solve() if not self._place(scale).exists()]
         calls += sum(self._calls_of_accurate(scale) for scale in solving)
@@ -184,7 +195,9 @@ class _Sweep:
         for scale in dict.fromkeys(setting.settings.guidance for setting in self.missing):
             accurate = self._solved(scale)
             for setting in (setting for setting in self.missing if setting.settings.guidance == scale):
-                point = measure_setting(self.pipeline, setting.settings, setting.names, self.amount, accurate, judge)
+                point = measure_setting(
+                    self.pipeline, setting.settings, setting.names, self.amount, accurate, judge, self.examples
+                )
                 self.book.add(setting, point)
                 left -= point.evaluations
                 rest = left * self.amount.total * self.seconds_an_evaluation
@@ -264,7 +277,7 @@ class _Sweep:
         path = self._place(scale)
         if (solved := _read(path)) is None:
             progress().print(f"solving {self.amount.noises} noises accurately at guidance {scale:g}", markup=False)
-            solved = accurate_solution(self.pipeline, self.accurate.with_guidance(scale), self.amount)
+            solved = accurate_solution(self.pipeline, self.accurate.with_guidance(scale), self.amount, self.examples)
             told = {"error": json.dumps(asdict(solved.error)), "seconds": str(solved.seconds)}
             write_tensors(path, {"x": solved.x}, told)
         self.book.here["accurate"][f"{scale:g}"] = {"error": asdict(solved.error), "seconds": solved.seconds}
@@ -280,12 +293,12 @@ class _Sweep:
         return judge
 
 
-def _seconds_an_evaluation(pipeline: Pipeline, amount: Amount) -> float:
+def _seconds_an_evaluation(pipeline: Pipeline, amount: Amount, examples: Dataset | None) -> float:
     """Return the wall time of one evaluation for one sample, in the batches that will be drawn."""
     few = replace(amount, samples=min(amount.total, amount.batch_size), noises=0)
     settings = replace(pipeline.settings, sampler=DPMSolverPP2M(), grid=Trailing(), steps=2)
-    draw(pipeline, replace(settings, steps=1), few)
-    return draw(pipeline, settings, few).seconds / (few.total * settings.evaluations)
+    draw(pipeline, replace(settings, steps=1), few, examples)
+    return draw(pipeline, settings, few, examples).seconds / (few.total * settings.evaluations)
 
 
 def _read(path: Path) -> Accurate | None:

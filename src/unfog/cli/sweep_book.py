@@ -12,11 +12,11 @@ from filelock import FileLock, Timeout
 
 from unfog.checkpoint import JSON, write_atomically
 from unfog.cli.errors import CommandError
-from unfog.cli.machine import machine
 from unfog.data.cache import cache_folder
 from unfog.diffusion.checks import require
 from unfog.evaluation.sweep import Point
 from unfog.evaluation.tables import counted
+from unfog.machine import machine
 from unfog.sampling.request import SampleSettings
 
 NUMBERS = "sweep.json"

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unfog.asking import in_turn, needs_examples
 from unfog.data.dataset import Attribute, Dataset, to_uint8
 from unfog.data.shapes.scene import ATTRIBUTES, BACKGROUND, COUNT, RELATION, SLOT_COLUMNS, relation_of
 from unfog.diffusion.checks import require
@@ -117,16 +118,14 @@ def measure_adherence(
     """
     require(1 <= samples <= len(dataset), f"1 to {len(dataset)} samples, as many as examples, got {samples}")
     wanted = _attributes_of(dataset, samples)
-    null = pipeline.conditioner.null(1)
-    require("attributes" in null, "a model that was trained with attributes: set condition.attributes=true")
-    labels = dataset.gather(torch.arange(samples))["label"].tolist() if "label" in null else None
-    request = SampleRequest(
+    told = needs_examples(pipeline.conditioner)
+    require(told, "a model that was trained with attributes: set condition.attributes=true")
+    request = SampleRequest.of(
         samples,
-        labels,
-        seed,
+        in_turn(pipeline.conditioner, dataset, range(samples)),
+        seed=seed,
         settings=pipeline.settings.with_guidance(guidance),
         batch_size=batch_size,
-        attributes=[tuple(row) for row in wanted.tolist()],
     )
     return adherence_of(draw(pipeline, request), wanted, dataset, seed=seed)
 

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unfog.asking import in_turn
+from unfog.data.dataset import Dataset
 from unfog.diffusion.checks import require
 from unfog.diffusion.denoiser import Denoiser
 from unfog.diffusion.random import Rng, seed_of
@@ -31,7 +33,6 @@ from unfog.evaluation.sweep import distances
 from unfog.evaluation.tuning import Numbers, Trajectories, distances_of, improved, mean_distance
 from unfog.metrics.interval import Score, mean
 from unfog.pipeline import Pipeline
-from unfog.sampling.conditioning.conditioner import Label
 from unfog.sampling.fitted import Fitted
 from unfog.sampling.grid import LogSNRUniform
 from unfog.sampling.guidance.bounds import Bounded, Bounds
@@ -122,10 +123,11 @@ class Fit:
 
 
 class Conditions(NamedTuple):
-    """How a model is used: the scale of guidance, and the bounds of its estimates."""
+    """How a model is used: the scale of guidance, the bounds of its estimates, and whose attributes are asked for."""
 
     guidance: float = 1.0
     bounds: Bounds | None = None
+    examples: Dataset | None = None
 
 
 class FitStep(NamedTuple):
@@ -148,10 +150,11 @@ def fit_steps(
     *,
     guidance: float = 1.0,
     bounds: Bounds | None = None,
+    examples: Dataset | None = None,
     seed: int = 0,
     effort: FitEffort | None = None,
 ) -> Iterator[FitStep]:
-    """Fit a sampler to a model, step by step; noise k has the class ``k % classes``.
+    """Fit a sampler to a model, step by step; the condition of noise k is that of ``asking.in_turn``.
 
     Args:
         pipeline: the model.
@@ -160,6 +163,7 @@ def fit_steps(
         evaluations: of the network for one sample, without those of guidance.
         guidance: scale that the sampler is for.
         bounds: within which it is for that estimates are kept.
+        examples: whose attributes are asked for, of a model that is told any.
         seed: of the noises.
         effort: how much is spent.
 
@@ -168,7 +172,7 @@ def fit_steps(
         FloatingPointError: if an accurate solution is not finite.
     """
     effort, began = effort or FitEffort(), time.perf_counter()
-    making, choosing, judging, look = _sets(pipeline, Conditions(guidance, bounds), seed, effort)
+    making, choosing, judging, look = _sets(pipeline, Conditions(guidance, bounds, examples), seed, effort)
     yield FitStep(f"solved {effort.noises + effort.choosing + effort.held_out} trajectories accurately")
     tables = _tables(fixed, pipeline.denoiser.process.schedule, evaluations)
     tables = sorted(tables, key=lambda table: _mean_distance(table.settings, look))
@@ -251,14 +255,14 @@ def solved(pipeline: Pipeline, how: Conditions, seed: int, noises: range, effort
 
 
 def _conditioned(pipeline: Pipeline, how: Conditions, index: Tensor) -> tuple[Denoiser, dict[str, Tensor]]:
-    """Return the denoiser as it is used, and the condition: classes in turn, where there are some."""
-    denoiser, cond = pipeline.denoiser, pipeline.conditioner.null(len(index), index.device)
+    """Return the denoiser as it is used, and the conditions of some noises."""
+    denoiser, null = pipeline.denoiser, pipeline.conditioner.null(len(index), index.device)
     if how.guidance != 1:
-        guided = isinstance(pipeline.conditioner, Label) and pipeline.conditioner.dropout > 0
+        guided = bool(null) and pipeline.conditioner.dropout > 0
         require(guided, f"a guidance scale of 1 for a model that cannot be guided, got {how.guidance}")
-        denoiser = ClassifierFree(denoiser, how.guidance, cond)
-    if isinstance(pipeline.conditioner, Label):
-        cond = pipeline.conditioner({"label": index % pipeline.conditioner.classes})
+        denoiser = ClassifierFree(denoiser, how.guidance, null)
+    asked = in_turn(pipeline.conditioner, how.examples, index.tolist())
+    cond = pipeline.told(asked, len(index), index.device)
     return denoiser if how.bounds is None else Bounded(denoiser, how.bounds), cond
 
 

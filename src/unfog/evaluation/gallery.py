@@ -1,16 +1,20 @@
 """Pictures of a report: tables of small images, drawn from the model and the data.
 
+What rows are asked for are ``Subjects``: the classes of a model, or, of one that is told attributes, those of some real
+examples, which then stand beside the samples.
+
 Every function makes its own request, with settings and seeds of its own, so that a picture can be made again.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from unfog.data.dataset import Dataset, to_uint8
+from unfog.asking import condition_of, needs_examples
+from unfog.data.dataset import Attribute, Dataset, to_uint8
 from unfog.diffusion.denoiser import Denoiser
 from unfog.diffusion.random import Rng
 from unfog.diffusion.shapes import align
@@ -18,13 +22,16 @@ from unfog.images import PNG_CHANNELS, png_bytes
 from unfog.metrics.neighbours import Neighbours, nearest_neighbours
 from unfog.pipeline import Pipeline
 from unfog.sampling.conditioning.conditioner import Label
-from unfog.sampling.request import SampleRequest, SampleSettings
+from unfog.sampling.request import Condition, SampleRequest, SampleSettings
 
 SCALES = (0.0, 1.0, 2.0, 3.0, 5.0)
 """Guidance scales that are shown side by side."""
 
 ROWS = 10
 """Most classes that a table shows; of more, that many evenly spread ones."""
+
+EXAMPLES = 6
+"""Real examples whose attributes are asked for."""
 
 _SIDE = 80
 _CHUNK = 2000
@@ -136,6 +143,52 @@ def class_name(pipeline: Pipeline, label: int | None) -> str:
     return pipeline.classes[label] if label < len(pipeline.classes) else str(label)
 
 
+@dataclass(frozen=True)
+class Subjects:
+    """What the rows of tables are asked for; of a model that is told nothing there are no rows.
+
+    Attributes:
+        condition: of each row.
+        names: of the rows.
+        examples: a real example of each condition; none of classes.
+    """
+
+    condition: Condition
+    names: tuple[str, ...]
+    examples: tuple[Picture, ...] = ()
+
+    @staticmethod
+    def of(pipeline: Pipeline, examples: Dataset) -> "Subjects":
+        """Return those of a model: its classes or, if it is told attributes, those of the first examples."""
+        if not needs_examples(pipeline.conditioner):
+            classes = shown_classes(pipeline)
+            return Subjects(Condition(classes or None), tuple(class_name(pipeline, label) for label in classes))
+        ids = torch.arange(min(EXAMPLES, len(examples)))
+        fields = examples.gather(ids)
+        pictures = [
+            Picture(png_uri(image), f"real example {k}: {_in_words(examples.info.attributes, row)}")
+            for k, (image, row) in enumerate(zip(to_uint8(fields["x0"]), fields["attributes"].tolist(), strict=True))
+        ]
+        names = tuple(f"no. {k}" for k in range(len(ids)))
+        return Subjects(condition_of(pipeline.conditioner, examples, ids), names, tuple(pictures))
+
+    def asked(self, pipeline: Pipeline, rows: Sequence[int], seed: int) -> SampleRequest:
+        """Return the request for a sample of each of some rows.
+
+        Args:
+            pipeline: whose settings are taken, without guidance where there is nothing to be guided by.
+            rows: numbers of the rows, each as often as it is wanted; of a model that is told nothing, of samples.
+            seed: of the samples.
+        """
+        settings = pipeline.settings if self.names else unguided(pipeline.settings)
+        return SampleRequest.of(len(rows), self.condition.at(rows), seed=seed, settings=settings)
+
+
+def _in_words(attributes: Sequence[Attribute], values: Sequence[int]) -> str:
+    told = [(attribute, value) for attribute, value in zip(attributes, values, strict=True) if value < attribute.none]
+    return ", ".join(f"{attribute.name} {attribute.values[value]}" for attribute, value in told)
+
+
 def noising(denoiser: Denoiser, dataset: Dataset, columns: int, seed: int) -> Gallery:
     """Show one image at rising noise levels.
 
@@ -166,77 +219,87 @@ def noising(denoiser: Denoiser, dataset: Dataset, columns: int, seed: int) -> Ga
     return gallery([Row("", tuple(pictures))], (), x0.shape[1:])
 
 
-def denoising(pipeline: Pipeline, columns: int, seed: int) -> Gallery:
+def denoising(pipeline: Pipeline, subjects: Subjects, columns: int, seed: int) -> Gallery:
     """Show samples on their way from noise to data, each with the estimates of x0.
 
     Args:
         pipeline: draws them at its own settings.
+        subjects: of which the first, the middle and the last are asked for.
         columns: most steps that are shown, the first and the last among them.
         seed: of the samples.
     """
-    classes = shown_classes(pipeline)
-    labels = [classes[i * (len(classes) - 1) // 2] for i in range(3)] if len(classes) > 2 else (classes or None)
-    count = len(labels) if labels else 3
-    request = SampleRequest(count, labels, seed, settings=None if labels else unguided(pipeline.settings))
-    steps = [preview.step for preview in pipeline.stream(request)]
+    many = len(subjects.names)
+    chosen_rows = [i * (many - 1) // 2 for i in range(3)] if many > 2 else list(range(many or 3))
+    steps = [preview.step for preview in pipeline.stream(subjects.asked(pipeline, chosen_rows, seed))]
     chosen = sorted({round(i * (len(steps) - 1) / max(1, columns - 1)) for i in range(columns)})
     times = torch.stack([steps[i].t.cpu() for i in chosen]).double()
     rows = []
-    for k in range(count):
+    for k, row in enumerate(chosen_rows):
         x = visible(pipeline.denoiser, torch.stack([steps[i].x[k].cpu() for i in chosen]), times)
         x0 = to_uint8(torch.stack([steps[i].x0[k].cpu() for i in chosen]))
-        name = class_name(pipeline, labels[k]) if labels else f"sample {k}"
+        name = subjects.names[row] if subjects.names else f"sample {k}"
         for label, images in ((f"{name}: x", x), ("its x0", x0)):
             alts = [f"{label} after evaluation {i + 1}" for i in chosen]
             rows.append(Row(label, tuple(Picture(png_uri(p), alt) for p, alt in zip(images, alts, strict=True))))
     return gallery(rows, [f"t = {t:.3g}" for t in times.tolist()], pipeline.shape)
 
 
-def by_class(pipeline: Pipeline, columns: int, seed: int) -> Gallery:
-    """Show samples of each class; a column starts from the same noise in every row.
+def samples(pipeline: Pipeline, subjects: Subjects, columns: int, seed: int) -> Gallery:
+    """Show samples of each subject; a column starts from the same noise in every row.
 
     Args:
         pipeline: draws them at its own settings.
-        columns: samples of each class.
+        subjects: the rows; six of samples that were asked for nothing where there are none.
+        columns: samples of each.
         seed: of the samples.
     """
-    classes = shown_classes(pipeline)
-    if not classes:
-        request = SampleRequest(6 * columns, None, seed, settings=unguided(pipeline.settings))
-        pixels = to_uint8(pipeline.sample(request).x).cpu()
+    if not subjects.names:
+        pixels = to_uint8(pipeline.sample(subjects.asked(pipeline, range(6 * columns), seed)).x).cpu()
         alts = [f"sample {k} of seed {seed}" for k in range(len(pixels))]
         pictures = [Picture(png_uri(image), alt) for image, alt in zip(pixels, alts, strict=True)]
         rows = [Row("", tuple(pictures[i : i + columns])) for i in range(0, len(pictures), columns)]
         return gallery(rows, (), pipeline.shape)
-    rows = []
-    for label in classes:
-        pixels = to_uint8(pipeline.sample(SampleRequest(columns, label, seed)).x).cpu()
-        name = class_name(pipeline, label)
-        pictures = [Picture(png_uri(image), f"{name}, sample {k} of seed {seed}") for k, image in enumerate(pixels)]
-        rows.append(Row(name, tuple(pictures)))
-    return gallery(rows, [f"noise {k}" for k in range(columns)], pipeline.shape)
+    drawn = [
+        to_uint8(pipeline.sample(subjects.asked(pipeline, [row] * columns, seed)).x).cpu()
+        for row in range(len(subjects.names))
+    ]
+    alts = [f"sample {k} of seed {seed}" for k in range(columns)]
+    return _by_subject(subjects, drawn, [f"noise {k}" for k in range(columns)], alts, pipeline.shape)
 
 
-def by_guidance(pipeline: Pipeline, seed: int) -> Gallery | None:
-    """Show one sample of each class at several guidance scales, a row starting from the same noise.
+def by_guidance(pipeline: Pipeline, subjects: Subjects, seed: int) -> Gallery | None:
+    """Show one sample of each subject at several guidance scales, a row starting from the same noise.
 
     Returns:
-        The table; None for a model without classes, or one that was trained without condition dropout.
+        The table; None for a model that is told nothing, or one that was trained without condition dropout.
     """
-    classes = shown_classes(pipeline)
-    if not classes or pipeline.conditioner.dropout == 0:
+    if not subjects.names or pipeline.conditioner.dropout == 0:
         return None
+    request = subjects.asked(pipeline, range(len(subjects.names)), seed)
     drawn = []
     for scale in SCALES:
-        request = SampleRequest(len(classes), classes, seed, settings=pipeline.settings.with_guidance(scale))
-        drawn.append(to_uint8(pipeline.sample(request).x).cpu())
+        guided = replace(request, settings=pipeline.settings.with_guidance(scale))
+        drawn.append(to_uint8(pipeline.sample(guided).x).cpu())
+    columns = [f"{scale:g}" for scale in SCALES]
+    alts = [f"at guidance {scale:g}" for scale in SCALES]
+    return _by_subject(subjects, list(zip(*drawn, strict=True)), columns, alts, pipeline.shape)
+
+
+def _by_subject(
+    subjects: Subjects,
+    drawn: Sequence[Iterable[Tensor]],
+    columns: Sequence[str],
+    alts: Sequence[str],
+    shape: Sequence[int],
+) -> Gallery:
+    """Put the samples of each subject into a row, beside the real example that it is the condition of."""
     rows = []
-    for k, label in enumerate(classes):
-        name = class_name(pipeline, label)
-        alts = [f"{name} at guidance {scale:g}" for scale in SCALES]
-        pictures = [Picture(png_uri(images[k]), alt) for images, alt in zip(drawn, alts, strict=True)]
-        rows.append(Row(name, tuple(pictures)))
-    return gallery(rows, [f"{scale:g}" for scale in SCALES], pipeline.shape)
+    for k, (name, images) in enumerate(zip(subjects.names, drawn, strict=True)):
+        made = [Picture(png_uri(image), f"{name}, {alt}") for image, alt in zip(images, alts, strict=True)]
+        rows.append(Row(name, (*subjects.examples[k : k + 1], *made)))
+    if not subjects.examples:
+        return gallery(rows, columns, shape)
+    return replace(gallery(rows, ["real", *columns], shape), split=True)
 
 
 def neighbours(samples: Tensor, labels: Sequence[str], train: Dataset) -> list[Gallery]:

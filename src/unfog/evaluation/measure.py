@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from unfog.asking import asked_like, classes_in_turn, in_turn, needs_examples
 from unfog.data.dataset import Dataset, to_uint8
 from unfog.diffusion.checks import require
 from unfog.diffusion.denoiser import NetworkDenoiser
 from unfog.evaluation.accuracy import AccuracyReport
-from unfog.evaluation.asking import asked_like, evenly
 from unfog.evaluation.card import Card, ExtractorCard
 from unfog.evaluation.classifier import Budget
 from unfog.evaluation.extractors import Extractor
@@ -224,11 +224,12 @@ def requested(
 ) -> tuple[SampleRequest, int]:
     """Return what is drawn, and over how many classes evenly: attributes are those of test examples, and no classes."""
     require(samples >= 1, f"at least 1 sample, got {samples}")
-    if "attributes" in pipeline.conditioner.null(1):
-        asked = asked_like(pipeline, test, samples, settings=settings, seed=seed, batch_size=batch_size)
+    if needs_examples(pipeline.conditioner):
+        asked = asked_like(pipeline.conditioner, test, samples, settings=settings, seed=seed, batch_size=batch_size)
         return asked, 0
-    labels, classes = evenly(pipeline, samples)
-    return SampleRequest(samples, labels, seed, 0, settings, batch_size), classes
+    condition = in_turn(pipeline.conditioner, None, range(samples))
+    request = SampleRequest.of(samples, condition, seed=seed, settings=settings, batch_size=batch_size)
+    return request, classes_in_turn(pipeline.conditioner)
 
 
 def draw(pipeline: Pipeline, request: SampleRequest, world: World | None = None) -> Tensor:

@@ -18,14 +18,13 @@ from unfog.diffusion.checks import require
 from unfog.diffusion.random import seed_of
 from unfog.evaluation import gallery, plots, tables
 from unfog.evaluation.adherence import Adherence
-from unfog.evaluation.gallery import Gallery, class_name
+from unfog.evaluation.gallery import Gallery, Subjects, class_name
 from unfog.evaluation.loss import evaluating
 from unfog.evaluation.measure import Measured, describe, worded
 from unfog.evaluation.plots import Record
 from unfog.evaluation.svg import Chart
 from unfog.evaluation.template import filled
 from unfog.pipeline import Pipeline
-from unfog.sampling.request import SampleRequest
 from unfog.sampling.sampler import TableSampler
 from unfog.tasks.denoising import Denoising
 
@@ -35,7 +34,7 @@ SECTIONS = {
     "loss": "Loss",
     "noising": "An image being noised",
     "denoising": "Samples being denoised",
-    "classes": "Samples",
+    "samples": "Samples",
     "guidance": "Guidance",
     "schedule": "Schedule and sampler",
     "metrics": "Metrics",
@@ -183,8 +182,9 @@ class Pictures(NamedTuple):
 
     noising: Gallery
     denoising: Gallery
-    classes: Gallery
+    samples: Gallery
     guidance: Gallery | None
+    subjects: Subjects
     all_classes: bool
     settings: str
     first: tuple[gallery.Picture, ...]
@@ -192,18 +192,20 @@ class Pictures(NamedTuple):
 
 def _pictures(inputs: ReportInputs) -> Pictures:
     pipeline, seed = inputs.pipeline, inputs.seed
+    subjects = Subjects.of(pipeline, inputs.test)
     shown = gallery.shown_classes(pipeline)
     columns = gallery.columns_for(pipeline.shape)
-    classes = gallery.by_class(pipeline, columns, seed)
-    settings = pipeline.settings if shown else gallery.unguided(pipeline.settings)
+    samples = gallery.samples(pipeline, subjects, columns, seed)
+    drawn = [row.pictures[-columns:] for row in samples.rows]
     return Pictures(
         noising=gallery.noising(pipeline.denoiser, inputs.test, columns + 1, seed),
-        denoising=gallery.denoising(pipeline, columns + 1, seed),
-        classes=classes,
-        guidance=gallery.by_guidance(pipeline, seed),
+        denoising=gallery.denoising(pipeline, subjects, columns + 1, seed),
+        samples=samples,
+        guidance=gallery.by_guidance(pipeline, subjects, seed),
+        subjects=subjects,
         all_classes=not shown or len(shown) == shown[-1] + 1,
-        settings=describe(settings),
-        first=tuple(row.pictures[0] for row in classes.rows) if len(shown) > 2 else classes.rows[0].pictures,
+        settings=describe(pipeline.settings if subjects.names else gallery.unguided(pipeline.settings)),
+        first=tuple(pictures[0] for pictures in drawn) if len(subjects.names) > 2 else drawn[0],
     )
 
 
@@ -269,12 +271,10 @@ class NeighbourSection(NamedTuple):
 def _neighbours(inputs: ReportInputs) -> NeighbourSection:
     measured, pipeline, train = inputs.measured, inputs.pipeline, inputs.train
     if measured is None:
-        classes = gallery.shown_classes(pipeline)
-        labels = [classes[k % len(classes)] for k in range(_NEIGHBOURS)] if classes else None
-        settings = pipeline.settings if classes else gallery.unguided(pipeline.settings)
-        request = SampleRequest(_NEIGHBOURS, labels, inputs.seed, settings=settings)
-        names = [class_name(pipeline, request.label_of(k)) or f"no. {k}" for k in range(_NEIGHBOURS)]
-        images = to_uint8(pipeline.sample(request).x).cpu()
+        subjects = Subjects.of(pipeline, inputs.test)
+        rows = [k % (len(subjects.names) or _NEIGHBOURS) for k in range(_NEIGHBOURS)]
+        names = [subjects.names[row] if subjects.names else f"no. {row}" for row in rows]
+        images = to_uint8(pipeline.sample(subjects.asked(pipeline, rows, inputs.seed)).x).cpu()
         return NeighbourSection(gallery.neighbours(images, names, train), None, f"the first of seed {inputs.seed}")
     order = permutation(measured.samples, seed_of("shown neighbours", measured.seed), 0)
     numbers = sorted(order[:_NEIGHBOURS].tolist())

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from unfog.asking import in_turn
 from unfog.data.dataset import Dataset, to_uint8
 from unfog.data.order import permutation
 from unfog.diffusion.analytic import gaussian
@@ -26,7 +27,6 @@ from unfog.diffusion.denoiser import Denoiser, NetworkDenoiser
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.random import Rng, seed_of
 from unfog.diffusion.schedule import Schedule
-from unfog.evaluation.asking import evenly
 from unfog.evaluation.features import FeatureConfig, FeatureExtractor, feature_extractor, obstacle
 from unfog.evaluation.scores import Comparison, Missing, classes_of, compare, score_of
 from unfog.metrics.frechet import Moments, frechet_distance
@@ -47,7 +47,8 @@ class Amount:
     """How much is drawn for each setting.
 
     Attributes:
-        samples: for the metrics, evenly over the classes; 0 measures none.
+        samples: for the metrics, evenly over the classes or, of a model of attributes, for those of examples in turn; 0
+            measures none.
         noises: how many of the samples, from the first, are compared with the accurate solution; 0 compares none.
         seed: of the samples; sample k of a seed begins with the same noise whatever the setting.
         batch_size: samples at a time; it changes speed and memory only.
@@ -159,14 +160,22 @@ def injects_noise(settings: SampleSettings, schedule: Schedule) -> bool:
     return not torch.equal(first, second)
 
 
-def request_for(pipeline: Pipeline, settings: SampleSettings, amount: Amount, count: int) -> SampleRequest:
-    """Return the request for the first samples of a sweep: sample k has the label ``k % classes``."""
-    labels, _ = evenly(pipeline, count)
-    return SampleRequest(count, labels, amount.seed, 0, settings, amount.batch_size)
+def request_for(
+    pipeline: Pipeline, settings: SampleSettings, amount: Amount, count: int, examples: Dataset | None = None
+) -> SampleRequest:
+    """Return the request for the first samples of a sweep; their conditions are those of ``asking.in_turn``."""
+    condition = in_turn(pipeline.conditioner, examples, range(count))
+    return SampleRequest.of(count, condition, seed=amount.seed, settings=settings, batch_size=amount.batch_size)
 
 
-def draw(pipeline: Pipeline, settings: SampleSettings, amount: Amount) -> Drawn:
+def draw(pipeline: Pipeline, settings: SampleSettings, amount: Amount, examples: Dataset | None = None) -> Drawn:
     """Draw the samples of one setting, of which only the first are kept as floats.
+
+    Args:
+        pipeline: what is sampled from.
+        settings: how.
+        amount: how much.
+        examples: whose attributes are asked for, of a model that is told any.
 
     Raises:
         ValueError: if the model cannot do what is asked.
@@ -176,7 +185,7 @@ def draw(pipeline: Pipeline, settings: SampleSettings, amount: Amount) -> Drawn:
     exact: list[Tensor] = []
     pixels: list[Tensor] = []
     with _counting(pipeline.denoiser) as batches:
-        for preview in pipeline.stream(request_for(pipeline, settings, amount, amount.total)):
+        for preview in pipeline.stream(request_for(pipeline, settings, amount, amount.total, examples)):
             if preview.finished:
                 exact.append(preview.step.x[: max(0, amount.noises - preview.start)].float().cpu())
                 if preview.start < amount.samples:
@@ -199,13 +208,16 @@ def _counting(denoiser: Denoiser) -> Iterator[list[int]]:
         handle.remove()
 
 
-def accurate_solution(pipeline: Pipeline, settings: SampleSettings, amount: Amount) -> Accurate:
+def accurate_solution(
+    pipeline: Pipeline, settings: SampleSettings, amount: Amount, examples: Dataset | None = None
+) -> Accurate:
     """Solve the probability-flow ODE from the noises of a sweep, and with half the steps to see how well.
 
     Args:
         pipeline: what is sampled from.
         settings: a deterministic sampler with many steps, an even number.
         amount: says which noises.
+        examples: as for ``draw``.
 
     Raises:
         ValueError: if the settings are not deterministic, or their steps odd.
@@ -217,8 +229,8 @@ def accurate_solution(pipeline: Pipeline, settings: SampleSettings, amount: Amou
     )
     require(settings.steps % 2 == 0, f"an even number of steps for the accurate solution, got {settings.steps}")
     fewer = replace(amount, samples=0)
-    fine = draw(pipeline, settings, fewer)
-    coarse = draw(pipeline, replace(settings, steps=settings.steps // 2), fewer)
+    fine = draw(pipeline, settings, fewer, examples)
+    coarse = draw(pipeline, replace(settings, steps=settings.steps // 2), fewer, examples)
     error = distances(coarse.x, fine.x)
     return Accurate(fine.x, mean(error, note=f"{settings.steps // 2} steps"), fine.seconds + coarse.seconds)
 
@@ -309,6 +321,7 @@ def measure_setting(
     amount: Amount,
     accurate: Accurate | Missing,
     judge: Judge | Missing,
+    examples: Dataset | None = None,
 ) -> Point:
     """Draw the samples of one setting and measure them.
 
@@ -319,12 +332,13 @@ def measure_setting(
         amount: how much.
         accurate: the solution at the same guidance, or why there is none.
         judge: compares the samples with real examples, or says why nobody does.
+        examples: as for ``draw``.
 
     Raises:
         ValueError: if the model cannot do what is asked.
         FloatingPointError: if a sample is not finite.
     """
-    drawn = draw(pipeline, settings, amount)
+    drawn = draw(pipeline, settings, amount, examples)
     distance: Score | Missing
     if injects_noise(settings, pipeline.denoiser.process.schedule):
         distance = Missing("it injects noise, and the accurate solution of the ODE has none to be paired with")
@@ -332,7 +346,7 @@ def measure_setting(
         distance = accurate
     else:
         distance = mean(distances(drawn.x, accurate.x), note=f"{amount.noises} noises of seed {amount.seed}")
-    request = request_for(pipeline, settings, amount, amount.total)
+    request = request_for(pipeline, settings, amount, amount.total, examples)
     labels = request.labels if isinstance(request.labels, Sequence) else None
     quality, draws = (
         (Comparison.without(judge), ()) if isinstance(judge, Missing) else judge.compared(drawn.pixels, labels)

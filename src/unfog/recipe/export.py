@@ -246,8 +246,10 @@ def _text(samples: Samples, k: int, count: int, classes: tuple[str, ...], origin
     }
     if isinstance(label, int) and classes:
         told["class"] = classes[label]
-    if (attributes := request.condition.attributes_of(k)) is not None:
-        told["attributes"] = list(attributes)
+    rows = [request.condition.attributes_of(i) for i in range(k, k + count)]
+    if rows[0] is not None:
+        every: list[JSON] = [list(row or ()) for row in rows]
+        told["attributes"] = every[0] if len(set(rows)) == 1 else every
     if request.negative is not None:
         told["negative"] = _told(request.negative, k)
     if request.also:

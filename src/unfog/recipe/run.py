@@ -14,7 +14,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from importlib.metadata import version
@@ -35,6 +35,7 @@ from unfog.checkpoint import (
 from unfog.data.dataset import DataInfo
 from unfog.diffusion.checks import require
 from unfog.diffusion.random import seed_of
+from unfog.machine import machine
 from unfog.pipeline import Pipeline
 from unfog.recipe.build import build_model, build_pipeline, fit_to_data
 from unfog.recipe.card import DataCard
@@ -91,6 +92,7 @@ class Manifest:
         created: when, in ISO 8601, UTC.
         command: that started it, as it was typed; empty if none did.
         data: what it learned from.
+        machine: on which it was started, by name; runs of older versions do not know theirs.
     """
 
     format: int
@@ -100,6 +102,7 @@ class Manifest:
     created: str
     command: str
     data: DataCard
+    machine: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -325,6 +328,7 @@ def _begin(folder: Path, recipe: Recipe, card: DataCard, command: str, state: Ru
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         data=card,
+        machine=machine(),
     )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / RECIPE, dump(recipe).encode())

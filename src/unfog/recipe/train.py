@@ -53,7 +53,7 @@ def train(run: Run, dataset: Dataset, *, stop: Stop | None = None, world: World 
         stop=stop,
         settings=lasting_settings(recipe),
     )
-    return _closing(watched(steps, trainer, run), batches)
+    return _closing(watched(steps, trainer, run, dataset), batches)
 
 
 def _closing(steps: Iterator[TrainStep], batches: Prefetched) -> Iterator[TrainStep]:

@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from unfog.asking import classes_in_turn, in_turn
+from unfog.data.dataset import Dataset
+from unfog.pipeline import Pipeline
 from unfog.recipe.export import origin_of, save_grid
 from unfog.recipe.run import Run, StoredWeights
 from unfog.recipe.schema import SaveConfig
@@ -26,19 +29,23 @@ SAMPLES = "samples"
 _PICTURE = re.compile(r"preview-(\d{8,})\.png")
 
 
-def preview_request(classes: int) -> SampleRequest:
-    """Return what a preview shows: what ``unfog sample RUN --seed 0`` draws, of each class up to 20 four samples.
+def preview_count(classes: int) -> int:
+    """Return how many samples a preview shows: of each class up to 20 four, 36 of a model without."""
+    return 36 if not classes else 4 * classes if classes <= 20 else 100
+
+
+def preview_request(pipeline: Pipeline, examples: Dataset) -> SampleRequest:
+    """Return what a preview shows: samples of seed 0, at the pipeline's settings, with the conditions of ``in_turn``.
 
     Args:
-        classes: how many the model knows; 0 for none.
+        pipeline: that draws.
+        examples: whose attributes are asked for, of a model that is told any.
     """
-    if not classes:
-        return SampleRequest(36)
-    count = 4 * classes if classes <= 20 else 100
-    return SampleRequest(count, [k % classes for k in range(count)])
+    count = preview_count(classes_in_turn(pipeline.conditioner))
+    return SampleRequest.of(count, in_turn(pipeline.conditioner, examples, range(count)))
 
 
-def watched(steps: Iterator[TrainStep], trainer: Trainer, run: Run) -> Iterator[TrainStep]:
+def watched(steps: Iterator[TrainStep], trainer: Trainer, run: Run, examples: Dataset) -> Iterator[TrainStep]:
     """Pass steps on, writing previews and trackers as the recipe asks for; of several processes the first one writes.
 
     What can be refused is refused at the call.
@@ -47,6 +54,7 @@ def watched(steps: Iterator[TrainStep], trainer: Trainer, run: Run) -> Iterator[
         steps: from ``run_training``.
         trainer: that takes them.
         run: where they are written.
+        examples: those that are trained on.
 
     Raises:
         ImportError: if a tracker's library is missing.
@@ -60,22 +68,22 @@ def watched(steps: Iterator[TrainStep], trainer: Trainer, run: Run) -> Iterator[
         trackers.extend(open_trackers(run.folder, run.recipe, run.log()))
 
     trainer.world.led(begin)
-    return _watched(steps, trainer, run, trackers)
+    return _watched(steps, trainer, run, examples, trackers)
 
 
 def _watched(
-    steps: Iterator[TrainStep], trainer: Trainer, run: Run, trackers: Sequence[Tracker]
+    steps: Iterator[TrainStep], trainer: Trainer, run: Run, examples: Dataset, trackers: Sequence[Tracker]
 ) -> Iterator[TrainStep]:
     save, failed = run.recipe.save, True
     try:
         if trainer.index and _is_due(trainer, save):
-            _draw(trainer, run, trackers)  # a kill may have come between the checkpoint and its picture
+            _draw(trainer, run, examples, trackers)  # a kill may have come between the checkpoint and its picture
         for step in steps:
             if is_logged(step, save.log_every):
                 for tracker in trackers:
                     tell(tracker, step_record(step))
             if _is_due(trainer, save):
-                _draw(trainer, run, trackers)
+                _draw(trainer, run, examples, trackers)
             yield step
         failed = False
     except GeneratorExit:
@@ -95,7 +103,7 @@ def _is_due(trainer: Trainer, save: SaveConfig) -> bool:
     return every is not None and (trainer.index % every == 0 or trainer.index == trainer.config.steps)
 
 
-def _draw(trainer: Trainer, run: Run, trackers: Sequence[Tracker]) -> None:
+def _draw(trainer: Trainer, run: Run, examples: Dataset, trackers: Sequence[Tracker]) -> None:
     """Draw a preview; all processes take part in bringing the weights together where these are sharded."""
     average = run.recipe.average
     group = "model" if average is None else average_of(average).name
@@ -104,7 +112,7 @@ def _draw(trainer: Trainer, run: Run, trackers: Sequence[Tracker]) -> None:
     def draw() -> None:
         weights = StoredWeights.of(group, trainer.index, tensors)
         pipeline = run.pipeline(weights)
-        samples = pipeline.sample(preview_request(len(pipeline.classes) if run.recipe.condition.classes else 0))
+        samples = pipeline.sample(preview_request(pipeline, examples))
         path = run.folder / SAMPLES / f"preview-{trainer.index:08d}.png"
         save_grid(samples, path, classes=pipeline.classes, origin=origin_of(run, weights))
         for tracker in trackers:

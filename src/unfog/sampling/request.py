@@ -106,13 +106,17 @@ class Condition:
         """Whether it says anything."""
         return self.labels is not None or self.attributes is not None
 
-    def part(self, start: int, stop: int) -> "Condition":
-        """Return the condition of samples ``start`` to ``stop - 1``."""
-        labels = self.labels[start:stop] if isinstance(self.labels, Sequence) else self.labels
+    def at(self, numbers: Sequence[int]) -> "Condition":
+        """Return the condition of the samples of some numbers, in their order."""
+        labels = tuple(self.labels[k] for k in numbers) if isinstance(self.labels, Sequence) else self.labels
         attributes = self.attributes
         if attributes is not None and _each(attributes):
-            attributes = attributes[start:stop]
+            attributes = cast("Sequence[Values]", tuple(attributes[k] for k in numbers))
         return replace(self, labels=labels, attributes=attributes)
+
+    def part(self, start: int, stop: int) -> "Condition":
+        """Return the condition of samples ``start`` to ``stop - 1``."""
+        return self.at(range(start, stop))
 
     def label_of(self, index: int) -> int | None:
         """Return the class of a sample."""
@@ -178,6 +182,20 @@ class SampleRequest:
             require(plain, "a negative condition without a scale or a region: the scales are those of the others")
         for condition in self.also:
             require(condition.told, "labels or attributes in each further condition, got one that says nothing")
+
+    @staticmethod
+    def of(
+        count: int,
+        condition: Condition,
+        *,
+        seed: int = 0,
+        settings: SampleSettings | None = None,
+        batch_size: int = 64,
+    ) -> "SampleRequest":
+        """Return the request for samples of a condition, whose scale is that of the settings."""
+        return SampleRequest(
+            count, condition.labels, seed, settings=settings, batch_size=batch_size, attributes=condition.attributes
+        )
 
     @property
     def condition(self) -> Condition:
