@@ -147,6 +147,29 @@ class Trained:
         return RECIPES[self.recipe]
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """A recipe of a classifier of noisy data, from start to its accuracy by noise level."""
+
+    recipe: str
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Its name, and that of its record."""
+        return f"classifier/{self.recipe}/seed-{self.seed}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the jobs that come before."""
+        return ()
+
+    @property
+    def minutes(self) -> float:
+        """Expected time."""
+        return CLASSIFIERS[self.recipe]
+
+
 class Measure(Enum):
     """How bits per dimension are found."""
 
@@ -226,12 +249,14 @@ class FamilyRace:
         return 9.0
 
 
-Job = Equal | Scored | Floor | Check | Trained | Bits | FitSampler | FamilyRace
+Job = Equal | Scored | Floor | Check | Trained | Classifier | Bits | FitSampler | FamilyRace
 
 SEEDS = (0, 1, 2)
 PEERS = (System.DIFFUSERS, System.DDPM_PYTORCH)
 RECIPES = {"digits": 2.0, "mnist-small": 30.0, "cifar10-small": 33.0, "shapes-small": 75.0, "flowers128-small": 60.0}
 """Recipes that are trained, and the minutes that this is expected to take on one core."""
+CLASSIFIERS = {"mnist-classifier": 6.0}
+"""The same of classifiers of noisy data."""
 MEASURED_IN_BITS = ("mnist-small", "cifar10-small")
 FAMILIES, RACED_ON = ("diffusion", "gan", "vae", "flow"), ("mnist", "cifar10")
 FITTED_TO, FITTED_STEPS = ("mnist-small", "cifar10-small"), (4, 6, 8, 10)
@@ -248,7 +273,8 @@ def queue() -> tuple[Job, ...]:
         equal += [Scored(system, seed) for system in System]
     checks = [Check(system) for system in PEERS]
     trained = [Trained(recipe, seed) for seed in SEEDS for recipe in RECIPES]
+    classifiers = [Classifier(recipe, seed) for seed in SEEDS for recipe in CLASSIFIERS]
     bits = [Bits(recipe, measure) for recipe in MEASURED_IN_BITS for measure in Measure]
     fits = [FitSampler(recipe, evaluations) for recipe in FITTED_TO for evaluations in FITTED_STEPS]
     races = [FamilyRace(data, family, seed) for seed in SEEDS for data in RACED_ON for family in FAMILIES]
-    return (*equal, *checks, *trained, *bits, *fits, *races)
+    return (*equal, *checks, *trained, *classifiers, *bits, *fits, *races)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.campaign import show_bits, show_equal, show_families, show_fitted, show_recipes
-from benchmarks.campaign.jobs import SEEDS, Bits, FamilyRace, FitSampler, Job, Trained
+from benchmarks.campaign import show_bits, show_classifiers, show_equal, show_families, show_fitted, show_recipes
+from benchmarks.campaign.jobs import SEEDS, Bits, Classifier, FamilyRace, FitSampler, Job, Trained
 from benchmarks.campaign.pictures import draw_losses, draw_samples
 from benchmarks.campaign.queue import missing
 from benchmarks.campaign.record import Places, read_record
@@ -38,6 +38,8 @@ def render(jobs: Sequence[Job], places: Places, pages: Path) -> None:
     lines += [*_lacking([job for job in absent if isinstance(job, Trained)]), ""]
     for one in trained:
         lines += show_recipes.details(one)
+    lines += ["## Classifiers of noisy data", "", *show_classifiers.overview(records)]
+    lines += [*_lacking([job for job in absent if isinstance(job, Classifier)]), ""]
     lines += ["## Bits per dimension", "", *show_bits.overview(records, pages / "docs" / BITS, BITS), ""]
     lines += [*_lacking([job for job in absent if isinstance(job, Bits)]), ""]
     lines += ["## Fitted samplers", "", *show_fitted.overview(records, pages / "docs" / FITTED, FITTED), ""]
@@ -45,12 +47,13 @@ def render(jobs: Sequence[Job], places: Places, pages: Path) -> None:
     lines += ["## Families of models", "", *show_families.overview(records, pages / "docs" / FAMILIES, FAMILIES), ""]
     lines += [*_lacking([job for job in absent if isinstance(job, FamilyRace)]), ""]
     lines += ["## Equal time", "", *equal, ""]
-    lines += _lacking([job for job in absent if not isinstance(job, Trained | Bits | FitSampler | FamilyRace)])
+    shown = Trained | Classifier | Bits | FitSampler | FamilyRace
+    lines += _lacking([job for job in absent if not isinstance(job, shown)])
     lines += ["", *_pictures(campaign, places.records, pages / "docs"), *show_equal.details(campaign)]
     insert(pages / RESULTS, lines, COMMAND)
     rest = [f"{len(absent)} of the {len(jobs)} planned measurements are still missing."] if absent else []
-    shown = ["### Recipes", "", *recipes, "", "### Beside other libraries", "", *equal, "", *rest]
-    insert(pages / README, shown, COMMAND)
+    front = ["### Recipes", "", *recipes, "", "### Beside other libraries", "", *equal, "", *rest]
+    insert(pages / README, front, COMMAND)
 
 
 def _lacking(absent: Sequence[Job]) -> list[str]:

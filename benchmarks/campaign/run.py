@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.campaign.jobs import (
     Bits,
     Check,
+    Classifier,
     Effort,
     Equal,
     FamilyRace,
@@ -36,6 +37,11 @@ def _content(job: Job, effort: Effort, places: Places, folder: Path) -> dict[str
     if isinstance(job, Trained):
         train_recipe(job, folder / "run")
         return {"seed": job.seed, "measured": evaluation_of(folder / "run"), "adopted": False}
+    if isinstance(job, Classifier):
+        from unfog.cli.classifier import NUMBERS
+
+        train_recipe(job, folder / "run")
+        return {"seed": job.seed, "measured": evaluation_of(folder / "run", NUMBERS)}
     if isinstance(job, Bits):
         return {"seed": job.seed, "measured": measure_bits(trained_run(job, places), job.measure, effort)}
     if isinstance(job, FitSampler):
@@ -63,7 +69,7 @@ def _content(job: Job, effort: Effort, places: Places, folder: Path) -> dict[str
     return {"system": job.system.value, "version": version_of(job.system), "seed": job.seed, "measured": measured}
 
 
-def train_recipe(job: Trained, folder: Path) -> None:
+def train_recipe(job: Trained | Classifier, folder: Path) -> None:
     """Train and evaluate a recipe by the command line, from where it was stopped.
 
     Raises:
@@ -165,8 +171,8 @@ def adopt(folder: Path, job: Trained, places: Places) -> None:
     write_record(places.record(job.id), job.id, run.manifest.command, content)
 
 
-def evaluation_of(folder: Path) -> dict[str, Any]:
-    """Return what a finished run recorded of itself, and the loss on the way."""
+def evaluation_of(folder: Path, numbers: str = "evaluation.json") -> dict[str, Any]:
+    """Return what a finished run recorded of itself in a file, and the loss on the way."""
     from unfog.recipe.run import Run
 
     run = Run.open(folder)
@@ -174,7 +180,7 @@ def evaluation_of(folder: Path) -> dict[str, Any]:
     seconds = [float(str(record["seconds"])) for record in log]
     card = run.manifest.data
     return {
-        "evaluation": json.loads((folder / "evaluation.json").read_text()),
+        "evaluation": json.loads((folder / numbers).read_text()),
         "steps": run.recipe.train.steps,
         "batch_size": run.recipe.train.batch_size,
         # The logged steps stand for all.

@@ -47,10 +47,13 @@ class Trainings:
     @property
     def minutes(self) -> str:
         """Wall time of training times its threads, one on each core."""
-        minutes = [
-            int(record["machine"]["threads"]) * record["measured"]["training_seconds"] / 60 for record in self.records
-        ]
-        return spread(minutes, "{:.1f}") + " core-min"
+        return core_minutes(self.records)
+
+
+def core_minutes(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return how long runs were trained, a minute of each thread counting."""
+    minutes = [int(record["machine"]["threads"]) * record["measured"]["training_seconds"] / 60 for record in records]
+    return spread(minutes, "{:.1f}") + " core-min"
 
 
 def trainings(records: Mapping[str, Mapping[str, Any]]) -> list[Trainings]:

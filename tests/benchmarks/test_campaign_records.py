@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.campaign.__main__ import main
-from benchmarks.campaign.jobs import Bits, Effort, Measure, Trained
+from benchmarks.campaign.jobs import Bits, Classifier, Effort, Measure, Trained
 from benchmarks.campaign.record import Places, Start, circumstances, read_record, write_record
 from benchmarks.campaign.run import adopt, run_job, train_recipe, trained_run
 
@@ -111,6 +111,22 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_a_recipe_is_trained_and_evaluated_with_its_seed(tmp_path: Path, calls: list[list[str]]) -> None:
     train_recipe(Trained("digits", 2), tmp_path / "run")
     assert calls == [["train", "digits", "train.seed=2", "evaluation.seed=2", "--out", str(tmp_path / "run")]]
+
+
+def test_a_classifier_is_recorded_with_what_it_knows_at_each_level(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = ["network.widths=[8,8]", "network.groups=4", "network.head_dim=4", *TINY[4:], "data.path=digits"]
+    tiny += ["data.size=8"]
+    monkeypatch.setattr("benchmarks.campaign.run.unfog", lambda arguments: unfog([*arguments, *tiny]))
+    job = Classifier("mnist-classifier", 2)
+    run_job(job, Effort(), places)
+    record = read_record(places.record(job.id))
+    levels = record["measured"]["evaluation"]["levels"]
+    assert record["seed"] == 2
+    assert (record["measured"]["steps"], len(levels)) == (4, 8)
+    assert all(0 <= level["accuracy"]["value"] <= 1 for level in levels)
+    assert "train.seed=2" in record["measured"]["run_command"]
 
 
 def test_a_recipe_that_was_stopped_goes_on(run: Path, calls: list[list[str]]) -> None:

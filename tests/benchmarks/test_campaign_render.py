@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.campaign.jobs import Bits, Check, Equal, FitSampler, Floor, Scored, System, Trained, queue
+from benchmarks.campaign.jobs import Bits, Check, Classifier, Equal, FitSampler, Floor, Scored, System, Trained, queue
 from benchmarks.campaign.ratio import Distance, over_samples, over_seeds
 from benchmarks.campaign.record import Places, write_record
 from benchmarks.campaign.render import COMMAND, render
 from benchmarks.pages import END, start
 from PIL import Image
 
+from unfog.evaluation.card import IncomparableError
 from unfog.images import write_png
 
 Record = dict[str, Any]
@@ -99,6 +100,23 @@ def shapes(seed: int, named: float = 0.9) -> Record:
         "samples": 1000,
     }
     return record
+
+
+def classifier(seed: int, right: float, examples: int = 2000) -> Record:
+    levels = [
+        {"t": t, "log_snr": snr, "accuracy": {**score(right), "count": examples}, "cross_entropy": score(0.25)}
+        for t, snr in ((0.1, 12.0), (0.9, -12.0))
+    ]
+    machine = {"processor": "abacus", "threads": "1", "accelerator": "none", "torch": "2.0", "date": "2026-01-02"}
+    measured = {
+        "evaluation": {"machine": machine, "dataset": "mnist/test", "seed": seed, "levels": levels},
+        "steps": 800,
+        "batch_size": 128,
+        "training_seconds": 90.0,
+        "data": {"name": "mnist/train", "count": 60000, "fingerprint": "f"},
+        "run_command": f"unfog train mnist-classifier train.seed={seed}",
+    }
+    return {**MADE, "seed": seed, "measured": measured}
 
 
 def bits(value: float) -> Record:
@@ -259,6 +277,19 @@ def test_seeds_that_a_peer_lacks_are_left_out_of_the_ratio(project: Project) -> 
 def test_a_training_that_was_not_scored_yet_is_shown_without_a_distance(project: Project) -> None:
     project.put(Equal(System.UNFOG, 0).id, trained())
     assert "| Unfog | 0 | not scored yet | 30 | 480 | 1.0 | 97.5 % |" in project.render()
+
+
+def test_classifiers_are_shown_by_noise_level(project: Project) -> None:
+    project.put(Classifier("mnist-classifier", 0).id, classifier(0, 0.9))
+    assert "| 12.0 | 90.0 % [80.0, 100.0] | 0.250 [" in project.render()
+    project.put(Classifier("mnist-classifier", 1).id, classifier(1, 0.8))
+    text = project.render()
+    assert "`mnist-classifier`, 2 of 3 seeds: 800 steps of 128 noisy examples of mnist/train in 1.5 ± 0.0 core" in text
+    assert "| -12.0 | 85.0 ± 7.1 % | 0.250 ± 0.000 |" in text
+    assert "`classifier/mnist-classifier/seed-2`" in text
+    project.put(Classifier("mnist-classifier", 2).id, classifier(2, 0.8, examples=500))
+    with pytest.raises(IncomparableError, match="examples"):
+        project.render()
 
 
 def test_one_seed_is_shown_with_its_interval_and_several_with_their_spread(project: Project) -> None:
