@@ -180,7 +180,17 @@ def test_a_checkpoint_says_of_which_settings_it_is(run: Path) -> None:
     settings = load_checkpoint(list_checkpoints(run)[0], ()).numbers["settings"]
     assert isinstance(settings, dict)
     assert sorted(settings) == [
-        *("condition", "coupling", "data", "energy", "network", "parameterization", "schedule", "times", "train"),
-        *("variance", "weight"),
+        *(
+            "augmentation",
+            "condition",
+            "coupling",
+            "data",
+            "energy",
+            "network",
+            "parameterization",
+            "schedule",
+            "times",
+        ),
+        *("train", "variance", "weight"),
     ]
     assert "steps" not in json.dumps(settings["train"])

@@ -9,6 +9,7 @@ import torch
 from unfog.diffusion.coupling import MinibatchOT
 from unfog.diffusion.energy import Gradient
 from unfog.diffusion.nn.uncertainty import WithUncertainty
+from unfog.diffusion.nn.unet_config import UNetConfig
 from unfog.diffusion.random import Rng
 from unfog.diffusion.times import Curriculum, Importance, LogNormal, Uniform
 from unfog.diffusion.weighting import P2, Uncertainty
@@ -22,6 +23,7 @@ from unfog.recipe.schema import Recipe
 from unfog.recipe.train import train
 from unfog.sampling.guidance.bounds import Clip, DynamicThreshold
 from unfog.sampling.request import SampleRequest
+from unfog.tasks.augmentation import Augmentation
 from unfog.tasks.hybrid import FixedVariance, LearnedVariance
 
 CHOICES = {
@@ -36,6 +38,7 @@ CHOICES = {
         "weight={kind: uncertainty, of: p2}",
         "times={kind: importance, density: uniform, levels: 2}",
     ],
+    "augmentation": ["augmentation.probability=0.5"],
     "score": ["schedule=variance_preserving", "parameterization=score", "weight={kind: constant, of: eps}"],
 }
 
@@ -67,6 +70,10 @@ def test_recipes_from_before_there_were_choices_are_read(tiny: Recipe) -> None:
         (["coupling=minibatch_ot", "variance=learned"], "coupling"),
         (["schedule=linear_betas", "variance={kind: learned, steps: 10}"], "variance.steps"),
         (["energy=true", "variance=learned"], ""),
+        (["augmentation.probability=2.0"], "augmentation.probability"),
+        (["augmentation.shift=0.1", "network={kind: dit, patch: 4, dim: 16, depth: 1, heads: 2}"], ""),
+        (["augmentation.shift=0.1", "schedule=learned", "weight=constant", "times=uniform"], "augmentation"),
+        (["network.augmentation=9"], ""),
         (["energy=true", "train.compile=true"], "train.compile"),
         (["energy=true", "train.parallel=shard"], "train.parallel"),
         (["schedule=learned", "weight=constant", "times=uniform", "coupling=minibatch_ot"], "coupling"),
@@ -79,6 +86,19 @@ def test_what_does_not_fit_together_is_refused(tiny: Recipe, settings: list[str]
     with pytest.raises(RecipeError, match="expected") as caught:
         override(tiny, settings)
     assert caught.value.path.startswith(path)
+
+
+def test_augmentation_is_told_to_the_network_by_the_recipe(tiny: Recipe) -> None:
+    made = override(tiny, ["augmentation.turn=0.1"])
+    assert made.augmentation == Augmentation(turn=0.1)
+    assert load(dump(made)) == made
+    card = DataCard("", "", 0, (1, 8, 8), tuple(map(str, range(10))))
+    fitted = fit_to_data(made, card)
+    assert isinstance(fitted.network, UNetConfig)
+    assert fitted.network.augmentation == 9
+    plain = override(fitted, ["augmentation=null", "network.augmentation=0"])
+    assert plain.augmentation is None
+    assert fit_to_data(plain, card) == fit_to_data(tiny, card)
 
 
 @pytest.mark.parametrize("network", ["unet", "dit"])

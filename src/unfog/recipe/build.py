@@ -11,6 +11,7 @@ from unfog.diffusion.energy import Gradient, InnerProduct
 from unfog.diffusion.learned import Learned, ScheduledNetwork
 from unfog.diffusion.nn.encoder import EncoderConfig
 from unfog.diffusion.nn.uncertainty import WithUncertainty
+from unfog.diffusion.nn.unet_config import UNetConfig
 from unfog.diffusion.parameterization import Eps
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.schedule import Schedule
@@ -23,6 +24,7 @@ from unfog.recipe.schema import Recipe
 from unfog.sampling.codec.codec import Identity
 from unfog.sampling.conditioning.conditioner import Attributes, Combined, Conditioner, Label, Unconditional
 from unfog.sampling.guidance.classifier import NetworkClassifier
+from unfog.tasks.augmentation import NUMBERS
 from unfog.tasks.bound import Bound
 from unfog.tasks.denoising import Denoising
 from unfog.tasks.noisy_classification import NoisyClassification
@@ -31,6 +33,8 @@ from unfog.tasks.task import Task
 
 def fit_to_data(recipe: Recipe, card: DataCard) -> Recipe:
     """Return the recipe with the network's channels, classes and attributes set to those of the data.
+
+    It is told of the recipe's augmentation too.
 
     Raises:
         ValueError: if the recipe asks for classes or attributes that the data do not have.
@@ -57,6 +61,8 @@ def fit_to_data(recipe: Recipe, card: DataCard) -> Recipe:
         num_classes=len(card.classes) if condition.classes else None,
         attributes=tuple(len(attribute.values) for attribute in card.attributes) if condition.attributes else (),
     )
+    if isinstance(network, UNetConfig):
+        network = replace(network, augmentation=0 if recipe.augmentation is None else NUMBERS)
     return replace(recipe, network=network)
 
 
@@ -154,6 +160,7 @@ def build_task(recipe: Recipe, model: nn.Module) -> Denoising:
         weight,
         coupling=recipe.coupling,
         variance=recipe.variance,
+        augmentation=recipe.augmentation,
     )
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from unfog.checkpoint import JSON
 from unfog.recipe.errors import RecipeError, did_you_mean_path, shown
+from unfog.recipe.kinds import KINDS
 from unfog.recipe.plain import (
     children,
     decode,
@@ -149,6 +150,8 @@ def _assign(tree: Any, path: str, value: JSON) -> None:
         declared, here = _node_type(kinds[name]), at
         if declared is None or is_number(declared, node.get(name)):
             raise RecipeError(path, f"{at} has no settings of its own; expected {at}=, {describe(kinds[name])}")
+        if node.get(name) is None and declared not in KINDS:
+            node[name] = {}  # one kind only: what is not set is as usual
         if node.get(name) is None:
             raise RecipeError(path, f"{at} is not chosen yet; give {at}=, {describe(kinds[name])}, before it")
         node[name] = expand(declared, node[name], at)

@@ -63,6 +63,7 @@ _LASTING = (
     "coupling",
     "variance",
     "energy",
+    "augmentation",
     "condition",
     "train",
 )

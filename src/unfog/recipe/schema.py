@@ -13,12 +13,14 @@ from unfog.diffusion.coupling import Coupling, Independent
 from unfog.diffusion.curves import Shifted
 from unfog.diffusion.learned import Learned
 from unfog.diffusion.nn.encoder import EncoderConfig
+from unfog.diffusion.nn.unet_config import UNetConfig
 from unfog.diffusion.parameterization import Parameterization
 from unfog.diffusion.schedule import Schedule
 from unfog.diffusion.times import Importance, Stratified, Times, Uniform
 from unfog.diffusion.weighting import Constant, Weight
 from unfog.recipe.networks import Network
 from unfog.sampling.request import SampleSettings
+from unfog.tasks.augmentation import NUMBERS, Augmentation
 from unfog.tasks.hybrid import FixedVariance, LearnedVariance, ReverseVariance
 from unfog.training.config import Parallel, TrainConfig
 from unfog.training.ema import Average, average_of
@@ -156,6 +158,7 @@ class Recipe:
         times: density of the training times.
         weight: of the loss over noise levels.
         coupling: which noise goes with which example.
+        augmentation: what is done to pictures in training while the network, a U-Net, is told of it; null for nothing.
         variance: of the reverse step: chosen by the sampler, or learned, for which the network gets twice the channels.
         energy: whether the network says an energy, the gradient of which is what it predicts.
         condition: what the model is conditioned on.
@@ -180,6 +183,7 @@ class Recipe:
     coupling: Coupling = field(default_factory=Independent)
     variance: ReverseVariance = field(default_factory=FixedVariance)
     energy: bool = False
+    augmentation: Augmentation | None = None
     condition: ConditionConfig = field(default_factory=ConditionConfig)
     average: float | Average | None = 0.05
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -193,6 +197,7 @@ class Recipe:
             self._check_variance(self.variance)
         if self.energy:
             self._check_energy()
+        self._check_augmentation()
         if isinstance(self.network, EncoderConfig):
             self._check_classifier()
         require(
@@ -224,6 +229,7 @@ class Recipe:
             ("coupling", Independent()),
             ("variance", FixedVariance()),
             ("energy", False),
+            ("augmentation", None),
         )
         for name, usual in plain:
             given = getattr(self, name)
@@ -239,6 +245,20 @@ class Recipe:
             f"save.preview_every=null for a classifier, which has nothing to show, got {self.save.preview_every}",
         )
 
+    def _check_augmentation(self) -> None:
+        """Refuse to change pictures that the network cannot be told of."""
+        told = isinstance(self.network, UNetConfig) and self.network.axes == 2
+        require(
+            self.augmentation is None or told,
+            f"augmentation=null for a network that cannot be told of it, unlike a U-Net of pictures; got "
+            f"{self.augmentation}",
+        )
+        numbers = getattr(self.network, "augmentation", 0)
+        require(
+            numbers == 0 or (self.augmentation is not None and numbers == NUMBERS),
+            f"network.augmentation=0, which becomes {NUMBERS} where the recipe has an augmentation, got {numbers}",
+        )
+
     def _check_learned(self) -> None:
         """Refuse what would be ignored, or cannot be, where the schedule is learned with the bound."""
         require(
@@ -250,7 +270,12 @@ class Recipe:
             f"times=uniform, or stratified with a uniform density, with schedule=learned: the schedule itself learns "
             f"how often each noise level is drawn; got {self.times}",
         )
-        for name, plain in (("coupling", Independent()), ("variance", FixedVariance()), ("energy", False)):
+        for name, plain in (
+            ("coupling", Independent()),
+            ("variance", FixedVariance()),
+            ("energy", False),
+            ("augmentation", None),
+        ):
             given = getattr(self, name)
             require(given == plain, f"{name} left as it is with schedule=learned, whose loss is the bound, got {given}")
         require(

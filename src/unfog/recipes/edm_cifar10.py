@@ -5,9 +5,12 @@ Source:
     evaluations) and appendix F (Adam, rate 1e-3 after a warm-up of 10 million images, batches of 512, 200 million
     images, EMA with a half-life of 0.5 million images, dropout 0.13).
 
-What differs: the published model is trained on augmented pictures and told of the augmentation, here pictures are
-mirrored only; and the class is forgotten for a tenth of the examples, so that the model can be guided.
+What differs: the class is forgotten for a tenth of the examples, so that the model can be guided; and augmented
+pictures are resampled otherwise, see ``tasks.augmentation``. Mirroring is part of the augmentation, of which the model
+is told.
 """
+
+from dataclasses import replace
 
 from unfog.diffusion.nn.unet_presets import edm_ddpmpp_cifar10
 from unfog.diffusion.parameterization import EDM
@@ -18,6 +21,7 @@ from unfog.recipe.schema import DataConfig, EvaluationConfig, Recipe, SaveConfig
 from unfog.sampling.gaussian import Heun
 from unfog.sampling.grid import Karras
 from unfog.sampling.request import SampleSettings
+from unfog.tasks.augmentation import NUMBERS, Augmentation
 from unfog.training.config import TrainConfig
 from unfog.training.ema import Exponential
 from unfog.training.optim import OptimizerConfig
@@ -31,12 +35,13 @@ def recipe() -> Recipe:
     return Recipe(
         name="edm-cifar10",
         description="32x32 photographs, EDM nearly as published, for days on some GPUs",
-        data=DataConfig("cifar10", size=32, channels=3, flip=True),
-        network=edm_ddpmpp_cifar10(num_classes=10),
+        data=DataConfig("cifar10", size=32, channels=3),
+        network=replace(edm_ddpmpp_cifar10(num_classes=10), augmentation=NUMBERS),
         schedule=VarianceExploding(80.0),
         parameterization=EDM(),
         times=LogNormal(),
         weight=EDMWeight(),
+        augmentation=Augmentation(probability=0.12),
         train=TrainConfig(
             steps=IMAGES // BATCH,
             batch_size=BATCH,

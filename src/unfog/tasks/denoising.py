@@ -30,6 +30,7 @@ from unfog.diffusion.random import Rng
 from unfog.diffusion.times import Importance, Times
 from unfog.diffusion.weighting import Uncertainty, Weight
 from unfog.sampling.conditioning.conditioner import Conditioner
+from unfog.tasks.augmentation import Augmentation
 from unfog.tasks.history import LossHistory
 from unfog.tasks.hybrid import FixedVariance, LearnedVariance, ReverseVariance
 from unfog.tasks.task import Gather, Loss, Task
@@ -85,6 +86,7 @@ class Denoising(Task):
         weight: of the squared error, as a function of the log-SNR.
         coupling: which noise goes with which example of a micro-batch.
         variance: of the reverse step.
+        augmentation: what is done to pictures, of which the network is told; nothing unless given.
 
     Raises:
         ValueError: if the denoiser learns a variance and ``variance`` does not, or the other way round; if a variance
@@ -100,6 +102,7 @@ class Denoising(Task):
         *,
         coupling: Coupling | None = None,
         variance: ReverseVariance | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -108,6 +111,7 @@ class Denoising(Task):
         self.weight = weight
         self.coupling = coupling or Independent()
         self.variance = variance or FixedVariance()
+        self.augmentation = augmentation
         self.history = LossHistory(times) if isinstance(times, Importance) else None
         self._check()
 
@@ -163,9 +167,13 @@ class Denoising(Task):
         u, rarity = (u, torch.ones_like(u)) if self.history is None else self.history.warp(u)
         t = self.times.at(u, rng, process.schedule)
         cond = self.conditioner.drop(self.conditioner(batch.values), rng)
+        groups = cond
+        if self.augmentation is not None:
+            x0, told = self.augmentation(x0, rng)
+            cond = {**cond, "augmentation": told}
         noise = process.noise_like(x0, rng=rng)
         if not self.coupling.independent:
-            noise = noise[self.coupling.pair(x0, noise, _groups(cond, x0))]
+            noise = noise[self.coupling.pair(x0, noise, _groups(groups, x0))]
         compared = self._compared(x0, noise, t, cond)
         size, loss, terms = self._judged(x0, t, compared)
         rarity = rarity.to(loss)

@@ -219,3 +219,24 @@ def test_tokens_are_made_without_their_numbers() -> None:
     with torch.device("meta"):
         tokens = AttributeTokens((2, 3, 2), (1, 0, 1), 8)
     assert tokens.get_buffer("belongs").shape == (2, 3)
+
+
+def test_what_was_done_to_a_picture_is_added_before_the_perceptron() -> None:
+    torch.manual_seed(0)
+    told = Embedder(Sinusoidal(), 16, 8, augmentation=2)
+    assert told.augmented is not None
+    given = torch.tensor([[0.0, 0.0], [1.0, -0.5], [0.2, 0.3]])
+    found = told(LEVELS, label=None, vector=None, augmentation=given, like=IMAGES)
+    plain = told(LEVELS, label=None, vector=None, like=IMAGES)
+    assert torch.equal(found[0], plain[0])  # of nothing done is nothing added
+    h = told.expand(LEVELS) + given @ told.augmented.weight.T
+    expected = torch.nn.functional.silu(told.time_out(torch.nn.functional.silu(told.time_in(h))))
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found[1:], plain[1:])
+
+
+@pytest.mark.parametrize(("numbers", "words"), [(0, "set augmentation in its config"), (3, r"expected \(3, 3\)")])
+def test_augmentation_that_does_not_fit_is_refused(numbers: int, words: str) -> None:
+    told = Embedder(Sinusoidal(), 16, 8, augmentation=numbers)
+    with pytest.raises(ValueError, match=words):
+        told(LEVELS, label=None, vector=None, augmentation=torch.zeros(3, 2), like=IMAGES)

@@ -114,6 +114,17 @@ def test_an_odd_image_is_answered_as_the_crop_of_its_padding() -> None:
         assert torch.equal(answer(network, x, c_noise), expected)
 
 
+def test_what_was_done_to_pictures_reaches_the_answer() -> None:
+    network = build(replace(TINY, augmentation=9))
+    x, c_noise = inputs(TINY)
+    told = torch.zeros(3, 9)
+    told[1:] = 0.5
+    with torch.no_grad():
+        plain, done = (network(x, c_noise, **{} if a is None else {"augmentation": a}) for a in (None, told))
+    assert torch.equal(done[0], plain[0])
+    assert ((done - plain)[1:].abs().amax((1, 2, 3)) > 1e-4).all()
+
+
 @variants
 def test_an_example_does_not_see_its_batch(config: UNetConfig) -> None:
     network = build(config, torch.float64)
@@ -314,6 +325,7 @@ def test_bfloat16_images_are_answered_in_bfloat16() -> None:
         ({"project_resized": True}, "project_resized"),
         ({"input_pyramid": True, "widths": (8,), "blocks": (1,), "attention": ()}, "more than one level"),
         ({"image_channels": -1}, "image_channels is -1"),
+        ({"augmentation": -1}, "augmentation is -1"),
         ({"context_dim": 0}, "context_dim is 0"),
         ({"context_dim": 6}, "nothing would read the context"),
         ({"middle_depth": 1}, "give context_dim"),

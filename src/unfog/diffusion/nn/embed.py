@@ -241,6 +241,8 @@ class Embedder(nn.Module):
         attributes: number of values of each attribute without its null, or () for a network without them.
         label_early: whether the class is added to the expanded noise level, before the perceptron, its table being
             `features` wide (Karras et al. 2022, for DDPM++ and NCSN++); otherwise to what comes out of it.
+        augmentation: how many numbers tell what was done to a picture; 0 for a network that is not told. They pass a
+            layer without bias, and are added before the perceptron.
     """
 
     def __init__(
@@ -253,6 +255,7 @@ class Embedder(nn.Module):
         vector_dim: int | None = None,
         attributes: tuple[int, ...] = (),
         label_early: bool = False,
+        augmentation: int = 0,
     ):
         super().__init__()
         self.time = time
@@ -270,6 +273,7 @@ class Embedder(nn.Module):
             self.label = nn.Embedding(num_classes + 1, features if label_early else dim)
         self.vector_in = None if vector_dim is None else xavier(nn.Linear(vector_dim, dim))
         self.vector_out = None if vector_dim is None else xavier(nn.Linear(dim, dim))
+        self.augmented = xavier(nn.Linear(augmentation, features, bias=False)) if augmentation else None
         self.attribute = nn.Embedding(sum(attributes) + len(attributes), dim) if attributes else None
         self.attribute_out = xavier(nn.Linear(dim, dim)) if attributes else None
         self.register_buffer("attribute_nulls", torch.tensor(attributes, dtype=torch.int64), persistent=False)
@@ -281,6 +285,7 @@ class Embedder(nn.Module):
         label: Tensor | None,
         vector: Tensor | None,
         attributes: Tensor | None = None,
+        augmentation: Tensor | None = None,
         like: Tensor,
     ) -> Tensor:
         """Embed one batch.
@@ -291,6 +296,7 @@ class Embedder(nn.Module):
             vector: (B, vector_dim).
             attributes: (B, A) int64, column i in [0, attributes[i]], where attributes[i] is the null; None is the null
                 of all.
+            augmentation: (B, augmentation), what was done to the pictures; None is nothing, and so is 0.
             like: the images (B, ...): the embedding takes their number, dtype and device.
 
         Returns:
@@ -307,6 +313,8 @@ class Embedder(nn.Module):
             label = torch.full((len(like),), self.num_classes, device=like.device)
         if self.label is not None and self.label_early:
             h = h + self.label(label)
+        if augmentation is not None:
+            h = h + self._told(augmentation, len(like)).to(like.dtype)
         h = self.time_out(F.silu(self.time_in(h)))  # (B, dim)
         if self.label is not None and not self.label_early:
             h = h + self.label(label)
@@ -316,6 +324,16 @@ class Embedder(nn.Module):
             rows = attribute_rows(attributes, self.get_buffer("attribute_nulls"), len(like))
             h = h + self.attribute_out(F.silu(self.attribute(rows).sum(1)))
         return F.silu(h)
+
+    def _told(self, augmentation: Tensor, batch: int) -> Tensor:
+        """Embed what was done to pictures."""
+        if self.augmented is None:
+            raise ValueError("augmentation was given to a network that is not told; set augmentation in its config.")
+        numbers = self.augmented.in_features
+        if augmentation.shape != (batch, numbers):
+            raise ValueError(f"augmentation has shape {tuple(augmentation.shape)}; expected ({batch}, {numbers}).")
+        out: Tensor = self.augmented(augmentation.to(self.augmented.weight.dtype))
+        return out
 
     def expand(self, c_noise: Tensor) -> Tensor:
         """Expand noise levels (B,), float32 or float64, to features (B, features) of the same dtype."""

@@ -59,6 +59,7 @@ class UNet(nn.Module):
             vector_dim=config.vector_dim,
             attributes=config.attributes,
             label_early=config.label_early,
+            augmentation=config.augmentation,
         )
         folded = prod(config.sides)
         entering = (config.in_channels + config.image_channels) * folded
@@ -98,6 +99,7 @@ class UNet(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         image: Tensor | None = None,
+        augmentation: Tensor | None = None,
     ) -> Tensor:
         """Answer for one batch of noisy arrays.
 
@@ -111,6 +113,7 @@ class UNet(nn.Module):
             context: (B, M, context_dim) tokens, M >= 1, required if the network reads a context.
             context_mask: (B, M) bool, which of the tokens count; None is all.
             image: (B, image_channels, *space), as large as `x`, required if the network has image channels.
+            augmentation: (B, config.augmentation), what was done to the pictures; None is nothing.
 
         Returns:
             (B, out_channels, *space).
@@ -120,7 +123,9 @@ class UNet(nn.Module):
             TypeError: if `c_noise` has 16 bits, `label` or `attributes` are not integer, or `context_mask` is not bool.
         """
         whole = join(self.config, x, image, context, context_mask)
-        embedding = self.embedder(c_noise, label=label, vector=vector, attributes=attributes, like=x)
+        embedding = self.embedder(
+            c_noise, label=label, vector=vector, attributes=attributes, augmentation=augmentation, like=x
+        )
         h, corner = pad_to_multiple(whole, self.config.multiples)
         h = self._answer(h, embedding, None if context is None else context.to(x.dtype), context_mask)
         return crop(h, corner, x.shape[2:])

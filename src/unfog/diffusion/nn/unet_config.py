@@ -75,6 +75,8 @@ class UNetConfig:
         transformer_depth: for each level, how many transformer blocks follow each of its residual blocks, >= 0; () is
             none. They stand instead of `attention`.
         middle_depth: how many transformer blocks stand in the middle instead of attention, >= 0.
+        augmentation: how many numbers tell what was done to a picture in training, >= 0; added to the expanded noise
+            level, before the perceptron (Karras et al. 2022). Of a picture that is not told of it was done nothing to.
 
     Raises:
         ValueError: for values outside these ranges or that contradict each other.
@@ -116,6 +118,7 @@ class UNetConfig:
     context_dim: int | None = None
     transformer_depth: tuple[int, ...] = ()
     middle_depth: int = 0
+    augmentation: int = 0
 
     def __post_init__(self) -> None:
         if not self.widths:
@@ -148,8 +151,9 @@ class UNetConfig:
             raise ValueError(
                 f"the noise level would be expanded to {self.features} features; give an even time_features >= 4."
             )
-        if self.image_channels < 0:
-            raise ValueError(f"image_channels is {self.image_channels}; it must be at least 0.")
+        for name in ("image_channels", "augmentation"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0.")
 
     def _check_resampling(self) -> None:
         if self.axes not in (1, 2, 3):
