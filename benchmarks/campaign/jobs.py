@@ -253,7 +253,7 @@ Job = Equal | Scored | Floor | Check | Trained | Classifier | Bits | FitSampler 
 
 SEEDS = (0, 1, 2)
 PEERS = (System.DIFFUSERS, System.DDPM_PYTORCH)
-RECIPES = {"digits": 2.0, "mnist-small": 30.0, "cifar10-small": 33.0, "shapes-small": 75.0, "flowers128-small": 60.0}
+RECIPES = {"digits": 2.0, "mnist-small": 30.0, "cifar10-small": 33.0, "shapes-small": 75.0, "flowers128-small": 45.0}
 """Recipes that are trained, and the minutes that this is expected to take on one core."""
 CLASSIFIERS = {"mnist-classifier": 6.0}
 """The same of classifiers of noisy data."""

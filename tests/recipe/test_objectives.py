@@ -13,7 +13,7 @@ from unfog.diffusion.nn.unet_config import UNetConfig
 from unfog.diffusion.random import Rng
 from unfog.diffusion.times import Curriculum, Importance, LogNormal, Uniform
 from unfog.diffusion.weighting import P2, Uncertainty
-from unfog.recipe.build import build_task, fit_to_data
+from unfog.recipe.build import build_task, fit_to_data, notices
 from unfog.recipe.card import DataCard
 from unfog.recipe.data import open_data
 from unfog.recipe.errors import RecipeError
@@ -21,6 +21,7 @@ from unfog.recipe.load import dump, load, override
 from unfog.recipe.run import Run, initial_network
 from unfog.recipe.schema import Recipe
 from unfog.recipe.train import train
+from unfog.recipes import RECIPES, named
 from unfog.sampling.guidance.bounds import Clip, DynamicThreshold
 from unfog.sampling.request import SampleRequest
 from unfog.tasks.augmentation import Augmentation
@@ -99,6 +100,29 @@ def test_augmentation_is_told_to_the_network_by_the_recipe(tiny: Recipe) -> None
     plain = override(fitted, ["augmentation=null", "network.augmentation=0"])
     assert plain.augmentation is None
     assert fit_to_data(plain, card) == fit_to_data(tiny, card)
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        ("{kind: unet, widths: [48, 96], blocks: [1, 1], patch: 8, head_dim: 16}", "48 channels of the 64 numbers"),
+        ("{kind: dit, patch: 8, dim: 32, depth: 1, heads: 2}", "32 channels of the 64 numbers"),
+        ("{kind: dit, patch: 4, dim: 32, depth: 1, heads: 2}", ""),
+        ("{kind: hybrid, widths: [32, 32], blocks: [1, 1], patch: 1, dim: 32, depth: 1, heads: 2}", ""),
+    ],
+)
+def test_a_patch_that_noise_does_not_pass_is_warned_of_unless_the_data_are_predicted(
+    tiny: Recipe, network: str, told: str
+) -> None:
+    recipe = override(tiny, [f"network={network}"])
+    found = notices(recipe)
+    assert len(found) == bool(told)
+    assert all(told in notice and "parameterization=x0" in notice for notice in found)
+    assert notices(override(recipe, ["parameterization=x0"])) == []
+
+
+def test_no_recipe_of_ours_is_warned_of() -> None:
+    assert {name: notices(named(name)) for name in RECIPES} == {name: [] for name in RECIPES}
 
 
 @pytest.mark.parametrize("network", ["unet", "dit"])

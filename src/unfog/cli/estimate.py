@@ -14,7 +14,7 @@ from unfog.cli.errors import CommandError, refusing
 from unfog.cli.sources import Found, find_recipe
 from unfog.data.dataset import ArrayDataset, Dataset
 from unfog.diffusion.nn.encoder import EncoderConfig
-from unfog.recipe.build import fit_to_data
+from unfog.recipe.build import fit_to_data, notices
 from unfog.recipe.card import DataCard
 from unfog.recipe.data import open_data
 from unfog.recipe.estimate import (
@@ -158,7 +158,8 @@ def _material(found: Found) -> _Material:
         notes = [f"the data cannot be opened, so noise of their shape stands in for them: {error}"]
     card = DataCard.of(dataset.info)
     with refusing():
-        return _Material(fit_to_data(recipe, card), dataset, notes)
+        fitted = fit_to_data(recipe, card)
+        return _Material(fitted, dataset, [*notes, *notices(fitted)])
 
 
 def _shape(recipe: Recipe) -> tuple[int, ...] | None:

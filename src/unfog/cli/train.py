@@ -14,7 +14,7 @@ from unfog.cli.progress import TrainProgress
 from unfog.cli.sources import find_recipe
 from unfog.cli.together import said_once, together
 from unfog.data.dataset import DataInfo
-from unfog.recipe.build import fit_to_data
+from unfog.recipe.build import fit_to_data, notices
 from unfog.recipe.card import DataCard
 from unfog.recipe.data import Data, open_data
 from unfog.recipe.load import dump
@@ -110,7 +110,7 @@ def _show(recipe: Recipe, data: Data) -> None:
 def _tell(run: Run, data: Data) -> None:
     console, info = progress(), data.train.info
     console.print(f"{run.recipe.name}: {run.recipe.train.steps} steps on {info.name}, in {run.folder}", markup=False)
-    for notice in info.notices:
+    for notice in (*info.notices, *notices(run.recipe)):
         console.print(notice, markup=False, soft_wrap=True)
     if info.report.skipped:
         console.print(str(info.report), markup=False, soft_wrap=True)

@@ -12,14 +12,14 @@ from unfog.diffusion.learned import Learned, ScheduledNetwork
 from unfog.diffusion.nn.encoder import EncoderConfig
 from unfog.diffusion.nn.uncertainty import WithUncertainty
 from unfog.diffusion.nn.unet_config import UNetConfig
-from unfog.diffusion.parameterization import Eps
+from unfog.diffusion.parameterization import X0, Eps
 from unfog.diffusion.process import Gaussian
 from unfog.diffusion.schedule import Schedule
 from unfog.diffusion.times import LogUniform
 from unfog.diffusion.weighting import Constant, Uncertainty
 from unfog.pipeline import Pipeline
 from unfog.recipe.card import DataCard
-from unfog.recipe.networks import DenoiserConfig, build_network
+from unfog.recipe.networks import DenoiserConfig, build_network, narrowing
 from unfog.recipe.schema import Recipe
 from unfog.sampling.codec.codec import Identity
 from unfog.sampling.conditioning.conditioner import Attributes, Combined, Conditioner, Label, Unconditional
@@ -64,6 +64,19 @@ def fit_to_data(recipe: Recipe, card: DataCard) -> Recipe:
     if isinstance(network, UNetConfig):
         network = replace(network, augmentation=0 if recipe.augmentation is None else NUMBERS)
     return replace(recipe, network=network)
+
+
+def notices(recipe: Recipe) -> list[str]:
+    """Return what is likely to go wrong with a recipe that was fitted to its data, in sentences; mostly nothing."""
+    narrow = narrowing(recipe.network)
+    if narrow is None or isinstance(recipe.parameterization, X0):
+        return []
+    numbers, channels = narrow
+    return [
+        f"warning: the network makes {channels} channels of the {numbers} numbers of a patch, and noise does not pass: "
+        "what predicts it, or v, will leave it in the samples; set parameterization=x0, network.patch smaller or the "
+        "width larger"
+    ]
 
 
 def build_model(recipe: Recipe) -> nn.Module:
