@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.campaign.jobs import CLASSIFIERS, SEEDS, Classifier
-from benchmarks.campaign.show_recipes import core_minutes, number, pooled, share
+from benchmarks.campaign.show_recipes import commands_of, core_minutes, number, pooled, share
 from unfog.evaluation.card import require_alike
 
 
@@ -33,14 +33,13 @@ def overview(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 for place, (one, found) in enumerate(zip(measured, levels, strict=True), 1)
             }
         )
-        commands = "\n".join(one["run_command"] for one in measured)
         machine = first["evaluation"]["machine"]
         lines += [
             f"`{recipe}`, {len(done)} of {len(SEEDS)} seeds: {first['steps']} steps of {first['batch_size']} noisy "
             f"examples of {first['data']['name']} in {core_minutes(done)}; right answers on "
             f"{levels[0][0]['accuracy']['count']} examples of {first['evaluation']['dataset']} at each noise level.",
             "",
-            f"```sh\n{commands}\n```",
+            f"```sh\n{commands_of(done)}\n```",
             "",
             "| log-SNR | right answers | cross entropy, nats |",
             "|---|---|---|",

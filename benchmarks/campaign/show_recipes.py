@@ -1,5 +1,6 @@
 """What the records of the recipes say, as Markdown."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
@@ -56,6 +57,11 @@ def core_minutes(records: Sequence[Mapping[str, Any]]) -> str:
     return spread(minutes, "{:.1f}") + " core-min"
 
 
+def commands_of(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the commands that runs were trained by, a line each, with their folders as from the project's own."""
+    return "\n".join(re.sub(r"(--out )\S*/(?=runs/)", r"\1", record["measured"]["run_command"]) for record in records)
+
+
 def trainings(records: Mapping[str, Mapping[str, Any]]) -> list[Trainings]:
     """Gather the records of each recipe.
 
@@ -104,7 +110,7 @@ def details(one: Trainings) -> list[str]:
     """Return the section of one recipe."""
     first, measured = one.evaluations[0], one.measured[0]
     features, seconds = first["scores"]["features"]["name"], [e["sampling_seconds"] for e in one.evaluations]
-    commands = "\n".join(record["measured"]["run_command"] for record in one.records)
+    commands = commands_of(one.records)
     lines = [
         f"### {one.recipe}",
         "",

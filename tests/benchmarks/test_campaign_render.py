@@ -83,7 +83,11 @@ def recipe(seed: int, accuracy: float = 0.9, steps: int = 600) -> Record:
     }
     data = {"name": "digits/train", "count": 1438, "fingerprint": "f"}
     measured = {"evaluation": evaluation, "steps": steps, "batch_size": 128, "training_seconds": 60.0, "data": data}
-    return {**MADE, "seed": seed, "measured": {**measured, "run_command": f"unfog train digits train.seed={seed}"}}
+    return {
+        **MADE,
+        "seed": seed,
+        "measured": {**measured, "run_command": f"unfog train digits train.seed={seed} --out /home/ada/runs/digits"},
+    }
 
 
 def shapes(seed: int, named: float = 0.9) -> Record:
@@ -300,7 +304,9 @@ def test_one_seed_is_shown_with_its_interval_and_several_with_their_spread(proje
     project.put(Trained("digits", 2).id, two)
     text = project.render()
     assert "| `digits` | 2 of 3 | 1.5 ± 0.7 core-min | 85.0 ± 7.1 %, 1000 samples at 20 evaluations" in text
-    assert "unfog train digits train.seed=0\nunfog train digits train.seed=2\n" in text
+    assert (
+        "unfog train digits train.seed=0 --out runs/digits\nunfog train digits train.seed=2 --out runs/digits\n" in text
+    )
 
 
 def test_bits_per_dimension_are_shown_with_their_interval_a_row_a_method(project: Project) -> None:
