@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.campaign.jobs import CLASSIFIERS, SEEDS, Classifier
-from benchmarks.campaign.show_recipes import commands_of, core_minutes, number, pooled, share
+from benchmarks.campaign.show_recipes import commands_of, core_minutes, number, of_seeds, pooled, share
 from unfog.evaluation.card import require_alike
 
 
@@ -16,7 +16,7 @@ def overview(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """
     lines = []
     for recipe in CLASSIFIERS:
-        done = [records[job] for job in (Classifier(recipe, seed).id for seed in SEEDS) if job in records]
+        done = of_seeds(records, [Classifier(recipe, seed) for seed in SEEDS])
         if not done:
             continue
         measured = [record["measured"] for record in done]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.campaign.jobs import RECIPES, SEEDS, Trained
+from benchmarks.campaign.jobs import RECIPES, SEEDS, Job, Trained
 from unfog.evaluation.adherence import Adherence
 from unfog.evaluation.card import IncomparableError, require_alike
 from unfog.evaluation.tables import adherence
@@ -51,6 +51,11 @@ class Trainings:
         return core_minutes(self.records)
 
 
+def of_seeds(records: Mapping[str, Mapping[str, Any]], jobs: Sequence[Job]) -> list[Mapping[str, Any]]:
+    """Return the records of those jobs that have one, in the order of the jobs."""
+    return [records[job.id] for job in jobs if job.id in records]
+
+
 def core_minutes(records: Sequence[Mapping[str, Any]]) -> str:
     """Return how long runs were trained, a minute of each thread counting."""
     minutes = [int(record["machine"]["threads"]) * record["measured"]["training_seconds"] / 60 for record in records]
@@ -70,7 +75,7 @@ def trainings(records: Mapping[str, Mapping[str, Any]]) -> list[Trainings]:
     """
     found = []
     for recipe in RECIPES:
-        done = [records[job] for job in (Trained(recipe, seed).id for seed in SEEDS) if job in records]
+        done = of_seeds(records, [Trained(recipe, seed) for seed in SEEDS])
         if done:
             found.append(Trainings(recipe, tuple(done)))
             _require_alike(found[-1])

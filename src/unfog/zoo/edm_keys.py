@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unfog.diffusion.nn.embed import Fourier
 from unfog.diffusion.nn.unet_config import UNetConfig
+from unfog.tasks.augmentation import NUMBERS
 from unfog.zoo.keymap import (
     Entry,
     Form,
@@ -46,8 +47,6 @@ _NAMES = BlockNames(
     ("qkv",),
     "proj",
 )
-_AUGMENTATION = 9
-"""Numbers that tell of augmentation, all 0 when sampling."""
 
 
 def edm_unet(config: UNetConfig, network: Mapping[str, Tensor], side: int) -> KeyMap:
@@ -98,7 +97,7 @@ def _embedding(config: UNetConfig) -> Iterator[Entry]:
         yield _classes(early=config.label_early, swapped=fourier)
     if not config.scale_shift:
         why = "tells of augmentation, which there is none of when sampling"
-        yield Entry((), ("model.map_augment.weight",), left_out((config.features, _AUGMENTATION)), why)
+        yield Entry((), ("model.map_augment.weight",), left_out((config.features, NUMBERS)), why)
 
 
 def _classes(*, early: bool, swapped: bool) -> Entry:
