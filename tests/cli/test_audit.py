@@ -63,3 +63,10 @@ def test_what_cannot_be_audited_is_refused(
     assert words in told
     assert "drawing" not in told  # it is refused before anything is drawn
     assert not Path("found/audit.json").exists()
+
+
+def test_guidance_of_a_model_that_is_told_nothing_is_refused(here: Path, tiny: list[str], capsys: Capture) -> None:
+    assert main(["train", "digits", *tiny, "condition.classes=false", "--out", "plain", "--no-report"]) == 0
+    assert main(["audit", "plain", *FEW, "--bias", "--guidance", "3", "--out", "found"]) == 2
+    assert "expected a guidance scale of 1, got 3.0" in capsys.readouterr().err
+    assert main(["audit", "plain", *FEW, "--bias", "--out", "found"]) == 0

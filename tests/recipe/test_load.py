@@ -237,6 +237,16 @@ def test_values_that_contradict_each_other_are_refused() -> None:
         override(DIGITS, ["schedule=cosine", "parameterization=eps"])
 
 
+@pytest.mark.parametrize("section", ["sample", "evaluation"])
+def test_guidance_that_the_finished_model_would_refuse_is_refused_before_training(section: str) -> None:
+    guided = f"{section}.guidance=3"
+    override(DIGITS, [guided])
+    with pytest.raises(RecipeError, match=rf"{section}\.guidance=1 without condition dropout, got 3\.0; set condition"):
+        override(DIGITS, [guided, "condition.dropout=0"])
+    with pytest.raises(RecipeError, match=rf"{section}\.guidance=1 without classes and attributes, got 3\.0"):
+        override(DIGITS, [guided, "condition.classes=false"])
+
+
 @pytest.mark.parametrize("text", ["", "3", "[1]", "name: x", "a: [", "{1: 2}"])
 def test_a_text_that_is_no_recipe_is_refused(text: str) -> None:
     with pytest.raises(RecipeError):

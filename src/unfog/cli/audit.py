@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,7 +79,6 @@ def run(folder: Path, asked: Asked, sampling: Sampling, *, out: Path | None) -> 
             seed=asked.seed,
             batch_size=asked.batch_size,
         )
-        request = request if request.condition.told else _unguided(request)
         pipeline.check(request)
     try:
         progress().print(f"drawing {asked.samples} samples", markup=False)
@@ -103,7 +102,7 @@ def run(folder: Path, asked: Asked, sampling: Sampling, *, out: Path | None) -> 
         write_atomically(target / NUMBERS, json.dumps(numbers, indent=1).encode())
         facts = {
             "Model": f"{origin['run']}, step {origin['step']} ({origin['weights']})",
-            "Samples": f"{len(samples):,}, seed {asked.seed}; {describe(request.settings or settings)}",
+            "Samples": f"{len(samples):,}, seed {asked.seed}; {describe(settings)}",
             "Asked for": _conditions(request),
             "Data": f"{data.train.info.name}, {tables.counted(len(data.train), 'training example')}, "
             f"{len(data.test):,} held out",
@@ -116,12 +115,6 @@ def run(folder: Path, asked: Asked, sampling: Sampling, *, out: Path | None) -> 
     _tell(found, shares)
     output().print(f"{target / NUMBERS}\n{target / PAGE}", markup=False, soft_wrap=True)
     return 0
-
-
-def _unguided(request: SampleRequest) -> SampleRequest:
-    """Return the request without guidance, for which a model without conditions has nothing to be guided by."""
-    assert request.settings is not None
-    return replace(request, settings=request.settings.with_guidance(1.0))
 
 
 def _conditions(request: SampleRequest) -> str:

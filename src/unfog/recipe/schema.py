@@ -214,11 +214,18 @@ class Recipe:
             "network.attribute_tokens=[] with condition.attributes=false, which leaves nothing to put in them, "
             f"got {tokens}",
         )
-        unguided = (self.condition.classes or self.condition.attributes) and self.condition.dropout == 0
-        require(
-            not unguided or self.sample.guidance == 1,
-            f"sample.guidance=1 without condition dropout, got {self.sample.guidance}; set condition.dropout=0.1",
-        )
+        self._check_guidance()
+
+    def _check_guidance(self) -> None:
+        """Refuse scales of guidance that the finished model would refuse, or that would do nothing."""
+        conditional = self.condition.classes or self.condition.attributes
+        told = "without condition dropout" if conditional else "without classes and attributes"
+        remedy = "set condition.dropout=0.1" if conditional else "a model that is told nothing has no guidance"
+        for section, guidance in (("sample", self.sample.guidance), ("evaluation", self.evaluation.guidance)):
+            require(
+                (conditional and self.condition.dropout > 0) or guidance == 1,
+                f"{section}.guidance=1 {told}, got {guidance}; {remedy}",
+            )
 
     def _check_classifier(self) -> None:
         """Refuse what would be ignored where a classifier is learned."""
