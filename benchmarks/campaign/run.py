@@ -22,6 +22,7 @@ from benchmarks.campaign.jobs import (
 )
 from benchmarks.campaign.record import Places, Start, circumstances, read_record, write_record
 from unfog.cli import main as unfog
+from unfog.memory import keep_memory
 
 
 def run_job(job: Job, effort: Effort, places: Places) -> None:
@@ -82,6 +83,7 @@ def train_recipe(job: Trained | Classifier, folder: Path) -> None:
     more = ["--resume"] if begun else []
     arguments = ["train", job.recipe, *settings, "--out", str(folder), *more]
     # In this process: a child of its own would outlive a job that is killed, and go on holding the run.
+    keep_memory()  # as the command does
     status = unfog(arguments)
     if status:
         raise RuntimeError(f"unfog {' '.join(arguments)} ended with status {status}")

@@ -21,6 +21,7 @@ LAYER = {
     "checkpoint": 3,
     "images": 3,
     "machine": 3,
+    "memory": 3,
     "pipeline": 3,
     "training": 3,
     "evaluation": 4,
