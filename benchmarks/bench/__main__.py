@@ -29,6 +29,7 @@ SECTIONS: dict[str, Callable[[Plan], Section]] = {
     "host": host.measure,
     "import": fresh.imports,
     "memory": fresh.memory,
+    "kept": fresh.kept,
     "profile": profiles.measure,
 }
 

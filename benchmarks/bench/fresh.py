@@ -22,6 +22,8 @@ IMPORTS = {
 }
 OTHERS = ("diffusers", "ddpm-pytorch")
 KINDS = ("sampling", "training")
+KEPT = (("mnist-small", 1, 28, 8), ("cifar10-small", 3, 32, 4), ("flowers128-small", 3, 128, 16))
+"""Recipes trained with and without keeping memory: name, channels, size and steps."""
 
 
 def python(arguments: Sequence[str]) -> str:
@@ -75,5 +77,40 @@ def memory(plan: Plan) -> Section:
         ),
         notes=(
             "Growth of the resident set from after the imports to its peak, in a fresh process; the network included.",
+        ),
+    )
+
+
+def kept(plan: Plan) -> Section:
+    """Train small recipes in processes that keep the memory they free, and in such that hand it back."""
+    comparisons: list[Comparison] = []
+    for name, channels, size, steps in KEPT:
+        found: dict[tuple[str, str], list[float]] = {}
+        for _ in range(plan.repeats):
+            for mode in ("return", "keep"):
+                asked = [name, str(channels), str(size), mode, str(plan.of(steps, 1))]
+                told = json.loads(python(["-m", "benchmarks.bench.kept", *asked]).splitlines()[-1])
+                for what, value in told.items():
+                    found.setdefault((what, mode), []).append(value)
+        comparisons += [
+            Comparison(
+                f"{words}, recipe {name}",
+                "memory kept",
+                "memory handed back",
+                unit,
+                tuple(found[what, "keep"]),
+                tuple(found[what, "return"]),
+            )
+            for what, words, unit in (
+                ("seconds", "training", Unit.SECONDS_A_SAMPLE),
+                ("peak", "peak of memory", Unit.MEBIBYTES),
+            )
+        ]
+    return Section(
+        tuple(comparisons),
+        notes=(
+            "What the command line gains by keeping the memory that it frees (`unfog.memory`), in processor time.",
+            "Without classes, each in a fresh process; the peak is of the whole process.",
+            "No other section of this page makes use of it.",
         ),
     )

@@ -18,6 +18,7 @@ TITLES = {
     "precision": "float32 and bfloat16",
     "host": "Host time",
     "memory": "Memory",
+    "kept": "Memory that is kept",
     "import": "Import",
     "profile": "Where the time goes",
 }
