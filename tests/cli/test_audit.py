@@ -31,7 +31,7 @@ def test_an_audit_writes_numbers_and_a_page(run: Path, here: Path, capsys: Captu
     assert numbers["memorisation"]["samples"] == 20
     assert len(numbers["bias"]["attributes"][0]["values"]) == 10
     assert (
-        f"unfog audit {run} --samples 20 --level 0.5 --seed 0 --steps 2 --out found"
+        f"unfog audit {run} --samples 20 --seed 0 --level 0.5 --steps 2 --out found"
         in Path("found/audit.html").read_text()
     )
 
@@ -50,6 +50,7 @@ def test_either_part_is_done_alone(run: Path, here: Path, capsys: Capture) -> No
     [
         (["--samples", "1"], "--samples: at least 2, got 1"),
         (["--bias", "--features"], "give --memorisation with it"),
+        (["--bias", "--level", "0.2"], "--level is that of near-copies: give --memorisation with it"),
         (["--level", "0.0001", "--steps", "1", "--samples", "2"], "held-out examples or more"),
         (["--level", "2"], "strictly between 0 and 1; got 2"),
         (["--sampler", "ddimm"], "did you mean ddim?"),

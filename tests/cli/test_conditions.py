@@ -52,6 +52,11 @@ def test_a_wrong_condition_is_refused_with_what_was_expected(given: str, told: s
     assert told in str(caught.value)
 
 
+def test_an_attribute_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(CommandError, match="--attribute: colour is given twice, red and blue"):
+        attributes_of(["colour=red", "size=small", "colour=blue"], KNOWN)
+
+
 def test_a_run_without_attributes_or_classes_is_told_none() -> None:
     with pytest.raises(CommandError, match="trained without attributes"):
         attributes_of(["colour=red"], Known((), ()))

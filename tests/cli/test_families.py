@@ -98,6 +98,9 @@ def test_of_pictures_that_no_recipe_names_the_size_can_be_told(here: Path) -> No
         (["digits", "--samples", "0"], "--samples: expected at least 1, got 0"),
         (["digits", "--likelihood", "1"], "--likelihood: expected 0, or at least 2, got 1"),
         (["digits", "data.size=9"], "can be halved"),
+        (["digits", "train.steps=9"], "train.steps would be ignored: a training is as long as its time, --minutes"),
+        (["digits", "save.keep=2"], "save.keep would be ignored: a race keeps no checkpoints"),
+        (["digits", "sample.guidance=2"], "sample.guidance would be ignored"),
         (["nowhere"], "nowhere"),
     ],
 )

@@ -92,6 +92,8 @@ def test_a_run_that_trained_on_has_to_be_fitted_again(fitted: str, capsys: Captu
         (["--steps", "2", "--grid", "karras"], "--grid=karras means nothing to a fitted sampler"),
         (["--steps", "2", "--eta", "0.5"], "--eta=0.5 means nothing to a fitted sampler"),
         (["--steps", "2", "--bounds", "clip"], "fitted with the bounds None"),
+        (["--steps", "2", "--interval", "0.1,5"], "classifier-free guidance alone to sample with a fitted sampler"),
+        (["--steps", "2", "--weak-scale", "2"], "got also weak 2.0"),
     ],
 )
 def test_what_it_was_not_fitted_for_is_refused(fitted: str, arguments: list[str], words: str, capsys: Capture) -> None:

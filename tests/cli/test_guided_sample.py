@@ -127,6 +127,13 @@ def test_a_classifier_is_measured_by_noise_level(classifier: Path, capsys: Captu
     assert all(1.5 < level["cross_entropy"]["value"] < 3.5 for level in levels)
 
 
+@pytest.mark.parametrize("option", ["--samples", "--steps", "--guidance", "--features"])
+def test_what_a_classifier_has_no_use_for_is_refused(option: str, classifier: Path, capsys: Capture) -> None:
+    assert main(["evaluate", str(classifier), option, "5"]) == 2
+    told = capsys.readouterr().err
+    assert f"is a classifier, of which no samples are drawn, so {option} means nothing to it" in told
+
+
 def test_nothing_is_sampled_from_a_classifier(classifier: Path, capsys: Capture) -> None:
     assert main(["sample", str(classifier), "-n", "1"]) == 2
     assert "--classifier" in capsys.readouterr().err

@@ -102,6 +102,8 @@ def test_the_likelihood_of_a_run_is_printed_and_stored(learned: Path, here: Path
         (["--bound", "1"], "at least 2 examples"),
         (["--bound", "4", "--samples", "9"], "--bound draws no samples, so --samples means nothing"),
         (["--bound", "4", "--guidance-w", "1"], "so --guidance-w means nothing"),
+        (["--bound", "4", "--features", "inception"], "so --features means nothing"),
+        (["--likelihood", "4", "--weights", "x.pth"], "so --weights means nothing"),
         (["--bound", "4", "--average", "0.2"], "one of the averages"),
     ],
 )

@@ -135,6 +135,7 @@ def test_every_sampler_goes_by_its_name(run: Path, here: Path, name: str, kind: 
         (["--guidance", "2", "--guidance-w", "1"], "give one of them"),
         (["--label", "x"], "--label: expected a number from 0 to 9"),
         (["--label", "10"], "--label: expected a number from 0 to 9"),
+        (["-n", "1", "--label", "1", "--label", "2"], "--label: 2 classes are given for 1 sample: ask"),
         (["--label", "none", "--guidance", "2"], "a guidance scale of 2.0 does nothing without"),
         (["--average", "first"], "--average: expected 'last', or as in train.ema: expected a number, or one of power"),
         (["--average", "{kind: exponential, decay: 2}"], "an EMA decay in (0, 1), got 2.0"),

@@ -22,7 +22,7 @@ from unfog.evaluation.audit import Audit, Reader, audit, class_reader, shapes_re
 from unfog.evaluation.audit_page import AuditInputs, verdict_of_attribute, verdict_of_view, write_audit
 from unfog.evaluation.features import FeatureExtractor, feature_extractor, obstacle
 from unfog.evaluation.measure import describe, draw
-from unfog.evaluation.memorisation import Features, Memorisation, memorisation, share_of
+from unfog.evaluation.memorisation import LEVEL, Features, Memorisation, memorisation, share_of
 from unfog.evaluation.scores import Missing
 from unfog.metrics.interval import Score
 from unfog.recipe.data import Data
@@ -41,7 +41,7 @@ class Asked(NamedTuple):
         bias: whether to compare shares; both if neither is asked for.
         features: whether near-copies are also looked for in features.
         samples: how many to draw.
-        level: of false positives among near-copies.
+        level: of false positives among near-copies; that of ``memorisation`` unless given.
         seed: of the samples and of everything that is drawn at random.
         batch_size: samples at a time.
     """
@@ -50,7 +50,7 @@ class Asked(NamedTuple):
     bias: bool
     features: bool
     samples: int
-    level: float
+    level: float | None
     seed: int
     batch_size: int
 
@@ -63,6 +63,9 @@ def run(folder: Path, asked: Asked, sampling: Sampling, *, out: Path | None) -> 
     copies, bias = (True, True) if not (asked.memorisation or asked.bias) else (asked.memorisation, asked.bias)
     if asked.features and not copies:
         raise CommandError("--features says how near-copies are looked for: give --memorisation with it")
+    if asked.level is not None and not copies:
+        raise CommandError("--level is that of near-copies: give --memorisation with it")
+    level = LEVEL if asked.level is None else asked.level
     with refusing():
         weights = opened.weights(weights_of(sampling.average))
         settings = run_settings(sampling, opened.recipe.sample, opened, weights)
@@ -70,7 +73,7 @@ def run(folder: Path, asked: Asked, sampling: Sampling, *, out: Path | None) -> 
         data = opened.data()
         require(asked.samples >= 2, f"--samples: at least 2, got {asked.samples}")
         if copies:
-            share_of(asked.level, data.test, by_features=asked.features)
+            share_of(level, data.test, by_features=asked.features)
         request = asked_like(
             pipeline.conditioner,
             data.train,
@@ -86,7 +89,7 @@ def run(folder: Path, asked: Asked, sampling: Sampling, *, out: Path | None) -> 
     except FloatingPointError as error:
         raise CommandError(str(error), status=1) from error
     with refusing():
-        found = _memorisation(samples, data, asked) if copies else Missing("it was not asked for")
+        found = _memorisation(samples, data, asked, level) if copies else Missing("it was not asked for")
         shares = _audit(samples, request, data, asked.seed) if bias else Missing("it was not asked for")
         target = folder / "audit" if out is None else out
         target.mkdir(parents=True, exist_ok=True)
@@ -124,7 +127,7 @@ def _conditions(request: SampleRequest) -> str:
     return f"the {' and '.join(named)} of training examples, chosen at random" if named else "nothing: no conditions"
 
 
-def _memorisation(samples: Tensor, data: Data, asked: Asked) -> Memorisation | Missing:
+def _memorisation(samples: Tensor, data: Data, asked: Asked, level: float) -> Memorisation | Missing:
     progress().print(f"comparing them with {len(data.train):,} training examples", markup=False)
     features = None
     if asked.features:
@@ -132,7 +135,7 @@ def _memorisation(samples: Tensor, data: Data, asked: Asked) -> Memorisation | M
         if isinstance(extractor, Missing):
             raise CommandError(f"--features: {extractor.reason}")
         features = Features(extractor.card.name, extractor)
-    return memorisation(samples, data.train, data.test, level=asked.level, features=features, seed=asked.seed)
+    return memorisation(samples, data.train, data.test, level=level, features=features, seed=asked.seed)
 
 
 def _audit(samples: Tensor, request: SampleRequest, data: Data, seed: int) -> Audit | Missing:
@@ -167,7 +170,8 @@ def _extractor(data: Data) -> FeatureExtractor | Missing:
 def _command(folder: Path, asked: Asked, sampling: Sampling, out: Path | None) -> str:
     """Return the command line that asks for the same again."""
     flags = [f"--{name}" for name in ("memorisation", "bias", "features") if getattr(asked, name)]
-    counts = ["--samples", str(asked.samples), "--level", f"{asked.level:g}", "--seed", str(asked.seed)]
+    counts = ["--samples", str(asked.samples), "--seed", str(asked.seed)]
+    counts += [] if asked.level is None else ["--level", f"{asked.level:g}"]
     given = {name.replace("_", "-"): value for name, value in asdict(sampling).items() if value is not None}
     how = [part for name, value in given.items() for part in (f"--{name}", str(value))]
     where = [] if out is None else ["--out", str(out)]

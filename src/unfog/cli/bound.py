@@ -1,13 +1,14 @@
 """``unfog evaluate --bound`` and ``--likelihood``: bits per dimension."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from unfog.checkpoint import JSON, write_atomically
 from unfog.cli.console import number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
-from unfog.cli.options import Sampling
+from unfog.cli.options import Sampling, refuse_given
 from unfog.cli.sources import open_run, weights_of
 from unfog.cli.together import said_once, together
 from unfog.data.dataset import Dataset
@@ -42,14 +43,21 @@ class Asked:
         return "--bound" if self.likelihood is None else "--likelihood"
 
 
-def run(folder: Path, asked: Asked, sampling: Sampling, *, samples: int | None) -> int:
-    """Measure the bits per dimension of a run; see ``commands.measuring.evaluate``."""
+def run(folder: Path, asked: Asked, sampling: Sampling, others: Mapping[str, object]) -> int:
+    """Measure the bits per dimension of a run; see ``commands.measuring.evaluate``.
+
+    Args:
+        folder: of the run.
+        asked: what is measured.
+        sampling: of which only the average means anything here.
+        others: options that mean nothing here, None where nothing was given.
+    """
     if asked.bound is not None and asked.likelihood is not None:
         raise CommandError("--bound and --likelihood are two measurements: ask for them one after the other")
     with together() as world:
         if world.size > 1:
             raise said_once(world, f"{asked.option} is measured by one process: start it without torchrun", 2)
-    _refuse_sampling(asked.option, sampling, samples)
+    refuse_given({**asdict(replace(sampling, average=None)), **others}, f"{asked.option} draws no samples")
     opened = open_run(folder)
     seed = opened.recipe.evaluation.seed if asked.seed is None else asked.seed
     size = Effort.batch_size if asked.batch_size is None else asked.batch_size
@@ -104,13 +112,6 @@ def measured_exactly(
         task = build_task(run.recipe, run.network(weights).to(default_device()))
         found = likelihood.measure_likelihood(task.denoiser, task.conditioner, test, effort)
     return found, {"origin": origin_of(run, weights), "machine": machine(), **found.to_dict()}
-
-
-def _refuse_sampling(option: str, sampling: Sampling, samples: int | None) -> None:
-    given = {name: value for name, value in asdict(sampling).items() if name != "average"} | {"samples": samples}
-    wrong = [name.replace("_", "-") for name, value in given.items() if value is not None]
-    if wrong:
-        raise CommandError(f"{option} draws no samples, so --{wrong[0]} means nothing to it: leave it out")
 
 
 def _print(found: Bounds) -> None:

@@ -48,13 +48,15 @@ def attributes_of(given: Sequence[str], known: Known) -> Values | None:
         known: what the model can be told.
 
     Raises:
-        CommandError: if there is no such attribute or value.
+        CommandError: if there is no such attribute or value, or one is given twice.
     """
-    pairs = {}
+    pairs: dict[str, str] = {}
     for text in given:
         name, separator, value = text.partition("=")
         if not separator:
             raise CommandError(f"--attribute: expected name=value, got {text!r}")
+        if name.strip() in pairs:
+            raise CommandError(f"--attribute: {name.strip()} is given twice, {pairs[name.strip()]} and {value.strip()}")
         pairs[name.strip()] = value.strip()
     return _values(pairs, known, "--attribute")
 

@@ -1,7 +1,7 @@
 """``unfog evaluate``, and the report that ends a run."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from unfog.checkpoint import JSON, write_atomically
 from unfog.cli import classifier
 from unfog.cli.console import duration, number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
-from unfog.cli.options import Sampling
+from unfog.cli.options import Sampling, refuse_given
 from unfog.cli.score import features_named
 from unfog.cli.sources import open_run, run_settings, weights_of
 from unfog.cli.together import together
@@ -44,11 +44,11 @@ class Judged(NamedTuple):
     """In which features samples are compared.
 
     Attributes:
-        features: by the names of ``extractors.Features``.
+        features: by the names of ``extractors.Features``; own ones unless given.
         weights: of published features, instead of those in the cache.
     """
 
-    features: str = Features.OWN.value
+    features: str | None = None
     weights: Path | None = None
 
     def extractor(self) -> Extractor | None:
@@ -57,7 +57,7 @@ class Judged(NamedTuple):
         Raises:
             CommandError: if there are none, or their weights are missing.
         """
-        which = features_named(self.features)
+        which = features_named(self.features or Features.OWN.value)
         if which is Features.OWN:
             if self.weights is not None:
                 raise CommandError("--weights goes with published features; own features are trained on the run's data")
@@ -92,6 +92,9 @@ def _run(
     batch_size: int | None,
 ) -> None:
     opened = open_run(folder)
+    if isinstance(opened.recipe.network, EncoderConfig):
+        others = {**asdict(replace(sampling, average=None)), "samples": samples, **judged._asdict()}
+        refuse_given(others, f"{folder} is a classifier, of which no samples are drawn")
     config = opened.recipe.evaluation
     with refusing():
         config = EvaluationConfig(

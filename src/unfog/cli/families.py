@@ -35,6 +35,16 @@ OF_DATA = {"digits": "digits", "mnist": "mnist-small", "cifar10": "cifar10-small
 OTHERWISE = "cifar10-small"
 BATCH = 32
 """Examples a step, unless told: the time is short, and many small steps lead further than few large ones."""
+UNUSED = {
+    "train.steps": "a training is as long as its time, --minutes",
+    "train.seed": "seeds are given with --seeds",
+    "save": "a race keeps no checkpoints",
+    "sample.guidance": "samples are drawn at evaluation.guidance",
+    "evaluation.samples": "samples are counted with --samples",
+    "evaluation.seed": "seeds are given with --seeds",
+    "evaluation.batch_size": "samples are drawn in batches of a fixed size, so that their speeds compare",
+}
+"""Settings of recipes that a race has no use for, and why."""
 RECORD, PICTURE = "families.json", "families.png"
 SHOWN = 100
 
@@ -72,7 +82,10 @@ class Race:
         other = {} if own or OF_DATA.get(data) == name else unknown
         path = [] if own else [f"data.path={json.dumps(data)}"]
         short = {"train.batch_size": BATCH, "train.optimizer.warmup_examples": WARMUP * BATCH}
-        told = {setting.partition("=")[0] for setting in settings}
+        told = {setting.partition("=")[0].strip() for setting in settings}
+        for setting in told:
+            if why := next((why for part, why in UNUSED.items() if f"{setting}.".startswith(f"{part}.")), None):
+                raise CommandError(f"{setting} would be ignored: {why}")
         usual = [f"{key}={value}" for key, value in {**other, **short}.items() if key not in told]
         chosen = find_recipe(name, [*path, *usual, *settings]).recipe
         with refusing():

@@ -1,11 +1,30 @@
 """Options that several commands share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cyclopts import Parameter
 
+from unfog.cli.errors import CommandError
+
 FLAG = Parameter(negative=())
 """An option that is there or not, without a --no- form."""
+
+
+def refuse_given(options: Mapping[str, object], why: str) -> None:
+    """Refuse options that would do nothing.
+
+    Args:
+        options: their values by name, None where nothing was given.
+        why: they do nothing.
+
+    Raises:
+        CommandError: if one was given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            option = name.replace("_", "-")
+            raise CommandError(f"{why}, so --{option} means nothing to it: leave it out")
 
 
 @Parameter(name="*")

@@ -185,7 +185,7 @@ def labels_for(run: Run, given: Sequence[str], count: int) -> list[int] | None:
     """Return a class for each sample: those given, in turn.
 
     Raises:
-        CommandError: if there is no such class.
+        CommandError: if there is no such class, or there are more classes than samples.
     """
     classes = run.manifest.data.classes if run.recipe.condition.classes else ()
     if given == ("none",) or (not given and not classes):
@@ -195,6 +195,9 @@ def labels_for(run: Run, given: Sequence[str], count: int) -> list[int] | None:
     if not given or given == ("all",):
         return [k % len(classes) for k in range(count)]
     numbers = [label_number(label, classes, "--label") for label in given]
+    if len(numbers) > count:
+        what = f"{count} sample{'' if count == 1 else 's'}"
+        raise CommandError(f"--label: {len(numbers)} classes are given for {what}: ask for more with --count")
     return [numbers[k % len(numbers)] for k in range(count)]
 
 

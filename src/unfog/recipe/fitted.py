@@ -136,7 +136,9 @@ def find_fitted(run: Run, wanted: SampleSettings, weights: StoredWeights) -> Fit
 
     Raises:
         RunError: if there is none, it was fitted to other weights or bounds, or its file is damaged.
+        ValueError: if guidance of a kind is wanted that samplers are not fitted for.
     """
+    _require_plain(wanted, "sample with a fitted sampler")
     steps, guidance = wanted.steps, wanted.guidance
     path = fitted_path(run, steps, guidance)
     again = f"unfog fit-sampler {run.folder} --steps {steps}" + ("" if guidance == 1 else f" --guidance {guidance:g}")
@@ -174,8 +176,7 @@ def fixed_tables(default: SampleSettings, evaluations: int) -> list[SampleSettin
     Raises:
         ValueError: if the recipe samples with guidance of a kind that samplers are not fitted for.
     """
-    plain = default.interval is None and default.rescale == 0 and default.classifier == 0 and default.weak == 1
-    require(plain, f"settings with classifier-free guidance alone to fit a sampler for, got {default}")
+    _require_plain(default, "fit a sampler")
     samplers = [default.sampler, *_every(Sampler), *(decode(Sampler, name) for name in SHORTHANDS[Sampler])]
     grids = [default.grid, *_every(TimeGrid), *COARSE]
     found: dict[SampleSettings, None] = {}
@@ -186,6 +187,13 @@ def fixed_tables(default: SampleSettings, evaluations: int) -> list[SampleSettin
         if steps:
             found.update(dict.fromkeys(SampleSettings(sampler, grid, steps, default.guidance) for grid in grids))
     return list(found)
+
+
+def _require_plain(settings: SampleSettings, purpose: str) -> None:
+    """Refuse guidance other than plain classifier-free one."""
+    usual = (("interval", None), ("rescale", 0.0), ("classifier", 0.0), ("weak", 1.0))
+    given = [f"{name} {getattr(settings, name)}" for name, value in usual if getattr(settings, name) != value]
+    require(not given, f"classifier-free guidance alone to {purpose}, got also {', '.join(given)}")
 
 
 def _every(kind_of: Any) -> Iterator[Any]:

@@ -18,7 +18,7 @@ def evaluate(
     batch_size: int | None = None,
     bound: int | None = None,
     likelihood: int | None = None,
-    features: str = "own",
+    features: str | None = None,
     weights: Path | None = None,
     sampling: Sampling | None = None,
 ) -> int:
@@ -36,16 +36,17 @@ def evaluate(
         batch_size: samples, or test examples, at a time.
         bound: how many test examples to bound the likelihood of; no samples are drawn then.
         likelihood: how many test examples to measure the likelihood of, likewise.
-        features: which features to compare samples in: own (a network that is trained on the training set), inception,
-            inception-tf, dinov2, dinov2-base, clip or clip-large.
+        features: which features to compare samples in: own (a network that is trained on the training set) unless
+            given, inception, inception-tf, dinov2, dinov2-base, clip or clip-large.
         weights: of published features, a file or folder, instead of those in the cache.
-        sampling: how to sample; of the bound and the likelihood, average alone.
+        sampling: how to sample; of the bound, the likelihood and a classifier, average alone.
     """
     if bound is not None or likelihood is not None:
         from unfog.cli import bound as bits
 
         asked = bits.Asked(bound, likelihood, seed, batch_size)
-        return bits.run(run, asked, sampling or Sampling(), samples=samples)
+        others = {"samples": samples, "features": features, "weights": weights}
+        return bits.run(run, asked, sampling or Sampling(), others)
     from unfog.cli import evaluate as command
 
     judged = command.Judged(features, weights)
@@ -111,7 +112,7 @@ def audit(
     bias: Annotated[bool, FLAG] = False,
     features: Annotated[bool, FLAG] = False,
     samples: int = 1000,
-    level: float = 0.01,
+    level: float | None = None,
     seed: int = 0,
     batch_size: int = 250,
     sampling: Sampling | None = None,
@@ -128,7 +129,7 @@ def audit(
         bias: compare the shares of classes and attributes.
         features: look for near-copies also in the features of the built-in network, each way with half the level.
         samples: how many are drawn.
-        level: share of new pictures that may be flagged as near-copies.
+        level: share of new pictures that may be flagged as near-copies; 0.01 unless given.
         seed: of the samples and of everything that is drawn at random.
         batch_size: samples at a time; it changes speed and memory only.
         sampling: how to sample.
