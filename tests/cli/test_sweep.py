@@ -160,6 +160,8 @@ def test_a_fitted_sampler_goes_on_its_own_grid(run: Path, here: Path, capsys: Ca
     ddim, fitted = (entry["found"] for entry in book()["settings"])  # type: ignore[attr-defined]
     assert (fitted["sampler"], fitted["grid"]) == ("fitted", "its own")
     assert fitted["distance"]["value"] == pytest.approx(ddim["distance"]["value"], rel=1e-5)
+    assert run_sweep(here / "run", "--samplers", "fitted", "--grids", "karras", "--steps", "3", "--samples", "0") == 2
+    assert "--grids=karras means nothing to fitted samplers alone" in capsys.readouterr().err
 
 
 def test_a_file_of_something_else_is_not_written_over(run: Path, here: Path, capsys: Capture) -> None:
