@@ -109,7 +109,7 @@ def kept(plan: Plan) -> Section:
     return Section(
         tuple(comparisons),
         notes=(
-            "What the command line gains by keeping the memory that it frees (`unfog.memory`), in processor time.",
+            "What the command line gains by keeping the memory that it frees (`unfog.memory`), in processor time of one thread.",
             "Without classes, each in a fresh process; the peak is of the whole process.",
             "No other section of this page makes use of it.",
         ),

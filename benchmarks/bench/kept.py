@@ -8,6 +8,8 @@ import json
 import sys
 import time
 
+import torch
+
 from benchmarks.bench.child import resident
 from benchmarks.bench.contenders import default_trainer, images, recipe_of
 from unfog.memory import keep_memory
@@ -19,6 +21,7 @@ WARM_UP = 2
 def main() -> None:
     """Train a small recipe for some steps."""
     name, channels, size, mode, steps = sys.argv[1:]
+    torch.set_num_threads(1)  # threads that wait for each other spend processor time on that
     if mode == "keep" and not keep_memory():
         raise RuntimeError("the allocator of this process cannot be told to keep memory")
     recipe = recipe_of(name, int(channels), int(size))
