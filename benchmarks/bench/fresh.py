@@ -109,8 +109,8 @@ def kept(plan: Plan) -> Section:
     return Section(
         tuple(comparisons),
         notes=(
-            "What the command line gains by keeping the memory that it frees (`unfog.memory`), in processor time of one thread.",
-            "Without classes, each in a fresh process; the peak is of the whole process.",
+            "What the command line gains by keeping the memory that it frees (`unfog.memory`).",
+            "Processor time of one thread, without classes, each in a fresh process; the peak is of the whole process.",
             "No other section of this page makes use of it.",
         ),
     )
