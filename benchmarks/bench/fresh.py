@@ -38,6 +38,12 @@ def python(arguments: Sequence[str]) -> str:
     return done.stdout
 
 
+def _told(module: str, *arguments: str) -> dict[str, float]:
+    """Run a module beside this one in a process of its own, and return the JSON that it prints last."""
+    told: dict[str, float] = json.loads(python(["-m", f"benchmarks.bench.{module}", *arguments]).splitlines()[-1])
+    return told
+
+
 def imports(plan: Plan) -> Section:
     """Time the imports that training and sampling want, each in a fresh interpreter."""
     works = {name: partial(python, ["-c", line]) for name, line in IMPORTS.items()}
@@ -58,7 +64,7 @@ def memory(plan: Plan) -> Section:
         for other in OTHERS:
             for who in ("theirs", "ours"):
                 size = str(plan.of(32, 16))
-                told = json.loads(python(["-m", "benchmarks.bench.child", other, who, size]).splitlines()[-1])
+                told = _told("child", other, who, size)
                 for kind in KINDS:
                     found.setdefault((kind, other, who), []).append(told[kind])
     return Section(
@@ -88,8 +94,7 @@ def kept(plan: Plan) -> Section:
         found: dict[tuple[str, str], list[float]] = {}
         for _ in range(plan.repeats):
             for mode in ("return", "keep"):
-                asked = [name, str(channels), str(size), mode, str(plan.of(steps, 1))]
-                told = json.loads(python(["-m", "benchmarks.bench.kept", *asked]).splitlines()[-1])
+                told = _told("kept", name, str(channels), str(size), mode, str(plan.of(steps, 1)))
                 for what, value in told.items():
                     found.setdefault((what, mode), []).append(value)
         comparisons += [

@@ -82,8 +82,8 @@ def train_recipe(job: Trained | Classifier, folder: Path) -> None:
     settings = [] if begun else [f"train.seed={job.seed}", f"evaluation.seed={job.seed}"]
     more = ["--resume"] if begun else []
     arguments = ["train", job.recipe, *settings, "--out", str(folder), *more]
-    # In this process: a child of its own would outlive a job that is killed, and go on holding the run.
     keep_memory()  # as the command does
+    # In this process: a child of its own would outlive a job that is killed, and go on holding the run.
     status = unfog(arguments)
     if status:
         raise RuntimeError(f"unfog {' '.join(arguments)} ended with status {status}")

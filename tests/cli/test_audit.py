@@ -31,7 +31,7 @@ def test_an_audit_writes_numbers_and_a_page(run: Path, here: Path, capsys: Captu
     assert numbers["memorisation"]["samples"] == 20
     assert len(numbers["bias"]["attributes"][0]["values"]) == 10
     assert (
-        f"unfog audit {run} --samples 20 --seed 0 --level 0.5 --steps 2 --out found"
+        f"unfog audit {run} --samples 20 --level 0.5 --seed 0 --steps 2 --out found"
         in Path("found/audit.html").read_text()
     )
 

@@ -170,8 +170,8 @@ def _extractor(data: Data) -> FeatureExtractor | Missing:
 def _command(folder: Path, asked: Asked, sampling: Sampling, out: Path | None) -> str:
     """Return the command line that asks for the same again."""
     flags = [f"--{name}" for name in ("memorisation", "bias", "features") if getattr(asked, name)]
-    counts = ["--samples", str(asked.samples), "--seed", str(asked.seed)]
-    counts += [] if asked.level is None else ["--level", f"{asked.level:g}"]
+    level = [] if asked.level is None else ["--level", f"{asked.level:g}"]
+    counts = ["--samples", str(asked.samples), *level, "--seed", str(asked.seed)]
     given = {name.replace("_", "-"): value for name, value in asdict(sampling).items() if value is not None}
     how = [part for name, value in given.items() for part in (f"--{name}", str(value))]
     where = [] if out is None else ["--out", str(out)]

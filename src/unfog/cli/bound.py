@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from unfog.checkpoint import JSON, write_atomically
 from unfog.cli.console import number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
-from unfog.cli.options import Sampling, refuse_given
+from unfog.cli.options import Sampling, refuse_sampling
 from unfog.cli.sources import open_run, weights_of
 from unfog.cli.together import said_once, together
 from unfog.data.dataset import Dataset
@@ -57,7 +57,7 @@ def run(folder: Path, asked: Asked, sampling: Sampling, others: Mapping[str, obj
     with together() as world:
         if world.size > 1:
             raise said_once(world, f"{asked.option} is measured by one process: start it without torchrun", 2)
-    refuse_given({**asdict(replace(sampling, average=None)), **others}, f"{asked.option} draws no samples")
+    refuse_sampling(sampling, others, f"{asked.option} draws no samples")
     opened = open_run(folder)
     seed = opened.recipe.evaluation.seed if asked.seed is None else asked.seed
     size = Effort.batch_size if asked.batch_size is None else asked.batch_size

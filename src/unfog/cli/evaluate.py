@@ -1,7 +1,7 @@
 """``unfog evaluate``, and the report that ends a run."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from unfog.checkpoint import JSON, write_atomically
 from unfog.cli import classifier
 from unfog.cli.console import duration, number, output, progress, show, table
 from unfog.cli.errors import CommandError, refusing
-from unfog.cli.options import Sampling, refuse_given
+from unfog.cli.options import Sampling, refuse_sampling
 from unfog.cli.score import features_named
 from unfog.cli.sources import open_run, run_settings, weights_of
 from unfog.cli.together import together
@@ -93,8 +93,8 @@ def _run(
 ) -> None:
     opened = open_run(folder)
     if isinstance(opened.recipe.network, EncoderConfig):
-        others = {**asdict(replace(sampling, average=None)), "samples": samples, **judged._asdict()}
-        refuse_given(others, f"{folder} is a classifier, of which no samples are drawn")
+        others = {"samples": samples, **judged._asdict()}
+        refuse_sampling(sampling, others, f"{folder} is a classifier, of which no samples are drawn")
     config = opened.recipe.evaluation
     with refusing():
         config = EvaluationConfig(

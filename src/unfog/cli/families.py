@@ -82,7 +82,7 @@ class Race:
         other = {} if own or OF_DATA.get(data) == name else unknown
         path = [] if own else [f"data.path={json.dumps(data)}"]
         short = {"train.batch_size": BATCH, "train.optimizer.warmup_examples": WARMUP * BATCH}
-        told = {setting.partition("=")[0].strip() for setting in settings}
+        told = [setting.partition("=")[0] for setting in settings]
         for setting in told:
             if why := next((why for part, why in UNUSED.items() if f"{setting}.".startswith(f"{part}.")), None):
                 raise CommandError(f"{setting} would be ignored: {why}")

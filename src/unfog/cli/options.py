@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from cyclopts import Parameter
 
@@ -9,22 +9,6 @@ from unfog.cli.errors import CommandError
 
 FLAG = Parameter(negative=())
 """An option that is there or not, without a --no- form."""
-
-
-def refuse_given(options: Mapping[str, object], why: str) -> None:
-    """Refuse options that would do nothing.
-
-    Args:
-        options: their values by name, None where nothing was given.
-        why: they do nothing.
-
-    Raises:
-        CommandError: if one was given.
-    """
-    for name, value in options.items():
-        if value is not None:
-            option = name.replace("_", "-")
-            raise CommandError(f"{why}, so --{option} means nothing to it: leave it out")
 
 
 @Parameter(name="*")
@@ -64,6 +48,22 @@ class Sampling:
     weak_scale: float | None = None
     bounds: str | None = None
     average: str | None = None
+
+
+def refuse_sampling(sampling: Sampling, others: Mapping[str, object], why: str) -> None:
+    """Refuse what would do nothing where no samples are drawn: all of how to sample but which weights, and others.
+
+    Args:
+        sampling: how to sample.
+        others: further options that concern samples, None where nothing was given.
+        why: they do nothing.
+
+    Raises:
+        CommandError: if one was given.
+    """
+    for name, value in {**asdict(replace(sampling, average=None)), **others}.items():
+        if value is not None:
+            raise CommandError(f"{why}, so --{name.replace('_', '-')} means nothing to it: leave it out")
 
 
 @Parameter(name="*")

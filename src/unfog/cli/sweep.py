@@ -107,9 +107,11 @@ def settings_asked(run: Run, asked: Sweeping, weights: StoredWeights) -> list[Se
     fixed = [item for item in items if item != FITTED]
     samplers = values_of(Sampler, json.dumps(fixed)[1:-1], "--samplers") if fixed else []
     grids = [(own.grid, name_of(own.grid, TimeGrid))]
-    if asked.grids is not None and not fixed:
-        raise CommandError(f"--grids={asked.grids} means nothing to fitted samplers alone: their times are their own")
     if asked.grids is not None:
+        if not fixed:
+            raise CommandError(
+                f"--grids={asked.grids} means nothing to fitted samplers alone: they have their own times"
+            )
         grids = values_of(TimeGrid, asked.grids, "--grids")
     steps = counts_of(asked.steps, "--steps")
     made = []

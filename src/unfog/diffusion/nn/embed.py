@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from unfog.diffusion.nn.init import xavier
 
 __all__ = [
+    "AttributeTable",
     "AttributeTokens",
     "Conditioned",
     "Embedder",
     "Fourier",
     "Sinusoidal",
     "TimeEmbedding",
-    "attribute_rows",
     "check_attribute_tokens",
     "check_conditions",
     "expand",
@@ -210,19 +210,33 @@ def expand(c_noise: Tensor, features: int, kind: TimeEmbedding, bits: Tensor | N
     return torch.cat([phase.cos(), phase.sin()], dim=-1)
 
 
-def attribute_rows(attributes: Tensor | None, nulls: Tensor, batch: int) -> Tensor:
-    """Say in which rows of one table attributes are: each has its values there, and behind them its null.
+class AttributeTable(nn.Embedding):
+    """One table for the values of all attributes: each has its rows there, and behind them that of its learned null.
 
     Args:
-        attributes: (B, A) int64, column i in [0, nulls[i]]; None is the null of all.
-        nulls: (A,) int64, number of values of each attribute.
-        batch: number B of examples.
-
-    Returns:
-        (B, A) int64.
+        attributes: number of values of each attribute without its null.
+        dim: width of a row.
     """
-    first = (nulls + 1).cumsum(0) - (nulls + 1)
-    return first + (nulls.expand(batch, -1) if attributes is None else attributes)
+
+    def __init__(self, attributes: tuple[int, ...], dim: int):
+        super().__init__(sum(attributes) + len(attributes), dim)
+        self.register_buffer("nulls", torch.tensor(attributes, dtype=torch.int64), persistent=False)
+
+    def look_up(self, attributes: Tensor | None, batch: int) -> Tensor:
+        """Look up the rows of attributes.
+
+        Args:
+            attributes: (B, A) int64, column i in [0, n], where n is the number of its values and the null; None is the
+                null of all.
+            batch: number B of examples.
+
+        Returns:
+            (B, A, dim).
+        """
+        nulls = self.get_buffer("nulls")
+        first = (nulls + 1).cumsum(0) - (nulls + 1)
+        rows: Tensor = self(first + (nulls.expand(batch, -1) if attributes is None else attributes))
+        return rows
 
 
 class Embedder(nn.Module):
@@ -274,9 +288,8 @@ class Embedder(nn.Module):
         self.vector_in = None if vector_dim is None else xavier(nn.Linear(vector_dim, dim))
         self.vector_out = None if vector_dim is None else xavier(nn.Linear(dim, dim))
         self.augmented = xavier(nn.Linear(augmentation, features, bias=False)) if augmentation else None
-        self.attribute = nn.Embedding(sum(attributes) + len(attributes), dim) if attributes else None
+        self.attribute = AttributeTable(attributes, dim) if attributes else None
         self.attribute_out = xavier(nn.Linear(dim, dim)) if attributes else None
-        self.register_buffer("attribute_nulls", torch.tensor(attributes, dtype=torch.int64), persistent=False)
 
     def forward(
         self,
@@ -321,8 +334,7 @@ class Embedder(nn.Module):
         if self.vector_in is not None and self.vector_out is not None and vector is not None:
             h = h + self.vector_out(F.silu(self.vector_in(vector.to(like.dtype))))
         if self.attribute is not None and self.attribute_out is not None:
-            rows = attribute_rows(attributes, self.get_buffer("attribute_nulls"), len(like))
-            h = h + self.attribute_out(F.silu(self.attribute(rows).sum(1)))
+            h = h + self.attribute_out(F.silu(self.attribute.look_up(attributes, len(like)).sum(1)))
         return F.silu(h)
 
     def _told(self, augmentation: Tensor, batch: int) -> Tensor:
@@ -373,8 +385,7 @@ class AttributeTokens(nn.Module):
     def __init__(self, attributes: tuple[int, ...], tokens: tuple[int, ...], dim: int):
         super().__init__()
         check_attribute_tokens(attributes, tokens)
-        self.attribute = nn.Embedding(sum(attributes) + len(attributes), dim)
-        self.register_buffer("attribute_nulls", torch.tensor(attributes, dtype=torch.int64), persistent=False)
+        self.attribute = AttributeTable(attributes, dim)
         # Compared, not F.one_hot, which looks at numbers that a network on the meta device does not have.
         belongs = (torch.arange(max(tokens) + 1)[:, None] == torch.tensor(tokens)).to(torch.float32)  # (tokens, A)
         # Tokens start with unit variance, however many attributes they sum.
@@ -394,8 +405,8 @@ class AttributeTokens(nn.Module):
         Returns:
             (B, tokens + M, dim), and which of them count, (B, tokens + M) bool, or None for all.
         """
-        rows = attribute_rows(attributes, self.get_buffer("attribute_nulls"), len(like))
-        own = torch.einsum("ta,bad->btd", self.get_buffer("belongs").to(like.dtype), self.attribute(rows))
+        rows = self.attribute.look_up(attributes, len(like))
+        own = torch.einsum("ta,bad->btd", self.get_buffer("belongs").to(like.dtype), rows)
         if context is None:
             return own, None
         if context_mask is not None:

@@ -21,10 +21,10 @@ from unfog.diffusion.nn import recompute
 from unfog.diffusion.nn.attention import SelfAttention
 from unfog.diffusion.nn.conv import convolution
 from unfog.diffusion.nn.embed import (
+    AttributeTable,
     Fourier,
     Sinusoidal,
     TimeEmbedding,
-    attribute_rows,
     check_conditions,
     expand,
     frequency_bits,
@@ -223,9 +223,7 @@ class ConditionTokens(nn.Module):
         self.label = None if config.num_classes is None else nn.Embedding(config.num_classes + 1, dim)
         self.vector_in = None if config.vector_dim is None else xavier(nn.Linear(config.vector_dim, dim))
         self.vector_out = None if config.vector_dim is None else xavier(nn.Linear(dim, dim))
-        rows = sum(config.attributes) + len(config.attributes)
-        self.attribute = nn.Embedding(rows, dim) if config.attributes else None
-        self.register_buffer("attribute_nulls", torch.tensor(config.attributes, dtype=torch.int64), persistent=False)
+        self.attribute = AttributeTable(config.attributes, dim) if config.attributes else None
         self.context_in = None if config.context_dim is None else xavier(nn.Linear(config.context_dim, dim))
         count = 1 + (config.num_classes is not None) + (config.vector_dim is not None) + len(config.attributes)
         self.roles = nn.Parameter(nn.init.trunc_normal_(torch.empty(count, dim), std=0.02))
@@ -252,7 +250,7 @@ class ConditionTokens(nn.Module):
         if self.vector_in is not None and self.vector_out is not None and vector is not None:
             tokens.append(self.vector_out(F.silu(self.vector_in(vector.to(like.dtype))))[:, None])
         if self.attribute is not None:
-            tokens.append(self.attribute(attribute_rows(attributes, self.get_buffer("attribute_nulls"), batch)))
+            tokens.append(self.attribute.look_up(attributes, batch))
         known = torch.cat(tokens, dim=1) + self.roles
         if self.context_in is None or context is None:
             return known
