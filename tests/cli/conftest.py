@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from unfog.cli import main
 
@@ -37,6 +36,5 @@ def tiny() -> list[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained from the command line, to be read only."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    torch.set_num_threads(1)
     assert main(["train", "digits", *TINY, "--out", str(folder), "--no-report"]) == 0
     return folder

@@ -114,9 +114,13 @@ def test_threads_need_cores_and_must_not_be_slower_than_one() -> None:
 
 def test_threads_are_left_as_they_were(monkeypatch: Patch) -> None:
     monkeypatch.setattr(environment, "usable_cores", lambda: 2)
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    (finding,) = environment.check_threads()
-    assert torch.get_num_threads() == 2
+    try:
+        (finding,) = environment.check_threads()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
     assert "with 2 threads as with one" in finding.measured
 
 

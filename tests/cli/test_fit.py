@@ -19,22 +19,37 @@ FIXED = [SampleSettings(DPMSolverPP2M(), grid, 2) for grid in (Trailing(), LogSN
 ACCURATE = SampleSettings(DPMSolverPP2M(), Trailing(), 8)
 
 
+def little_effort(patch: pytest.MonkeyPatch) -> None:
+    """Fit samplers with little effort."""
+    patch.setattr(fit, "FitEffort", partial(FitEffort, choosing=4, held_out=4, evaluations=400, accurate=ACCURATE))
+    patch.setattr(fit, "fixed_tables", lambda default, steps: FIXED)
+
+
 @pytest.fixture
 def own(run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A run to be written into; samplers are fitted to it with little effort."""
     shutil.copytree(run, here / "own")
-    monkeypatch.setattr(
-        fit, "FitEffort", partial(FitEffort, choosing=4, held_out=4, evaluations=400, accurate=ACCURATE)
-    )
-    monkeypatch.setattr(fit, "fixed_tables", lambda default, steps: FIXED)
+    little_effort(monkeypatch)
     return "own"
 
 
+@pytest.fixture(scope="module")
+def fitted_run(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a sampler for two evaluations, to be read only."""
+    folder = tmp_path_factory.mktemp("fitted") / "own"
+    shutil.copytree(run, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        little_effort(patch)
+        assert main(["fit-sampler", str(folder), "--steps", "2", "--noises", "4"]) == 0
+    return folder
+
+
 @pytest.fixture
-def fitted(own: str) -> str:
-    """The run with a sampler for two evaluations."""
-    assert main(["fit-sampler", own, "--steps", "2", "--noises", "4"]) == 0
-    return own
+def fitted(fitted_run: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The run with a sampler for two evaluations, to be written into."""
+    shutil.copytree(fitted_run, here / "own")
+    little_effort(monkeypatch)
+    return "own"
 
 
 def told(path: str) -> dict[str, object]:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from unfog.checkpoint import list_checkpoints
@@ -20,7 +19,6 @@ SETTINGS = ["schedule={kind: learned, parts: 8}", "sample.grid=trailing"]
 def learned(tmp_path_factory: pytest.TempPathFactory, tiny: list[str]) -> Path:
     """A run with a learned schedule, to be read only."""
     folder = tmp_path_factory.mktemp("runs") / "learned"
-    torch.set_num_threads(1)
     assert main(["train", "digits", *tiny, *SETTINGS, "--out", str(folder), "--no-report"]) == 0
     return folder
 
