@@ -121,7 +121,7 @@ class Check:
     @property
     def minutes(self) -> float:
         """Expected time."""
-        return 20.0
+        return 80.0
 
 
 @dataclass(frozen=True)
