@@ -15,9 +15,9 @@ def keep_memory() -> bool:
 
     The allocator of Linux (glibc) hands large blocks back to the system when they are freed, and a step of training on
     the CPU, which frees and needs the same gigabyte each time, gets every page of it anew and zeroed. Kept, they cost
-    nothing: some trainings take a tenth less processor time, others as much as before (docs/benchmarks.md), and the
-    results are the same to the bit. In return the process stays as large as it ever was; its peak is no higher.
-    Accelerators, whose memory is torch's own matter, gain nothing by it.
+    nothing: by the median three trainings took 3 to 13 % less processor time, though no gain is certain
+    (docs/benchmarks.md), and the results are the same to the bit. In return the process stays as large as it ever was;
+    its peak is no higher. Accelerators, whose memory is torch's own matter, gain nothing by it.
 
     Returns:
         Whether the allocator was told: not on other systems, under another allocator that has no ``mallopt``, or where
